@@ -1,0 +1,139 @@
+#include "build_config.h"
+
+#include "base/body.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct body {
+    struct body_budget *budget;
+    _Atomic unsigned references;
+    size_t length;
+    size_t capacity;
+    char *bytes; /* `inlined` until it has to grow */
+    char inlined[];
+};
+
+static bool charge(struct body_budget *budget, size_t bytes)
+{
+    size_t maximum = atomic_load_explicit(&budget->maximum_bytes, memory_order_relaxed);
+    size_t before = atomic_fetch_add_explicit(&budget->used_bytes, bytes, memory_order_relaxed);
+
+    if (before > maximum || bytes > maximum - before) {
+        atomic_fetch_sub_explicit(&budget->used_bytes, bytes, memory_order_relaxed);
+        return false;
+    }
+    return true;
+}
+
+static void release(struct body_budget *budget, size_t bytes)
+{
+    atomic_fetch_sub_explicit(&budget->used_bytes, bytes, memory_order_relaxed);
+}
+
+struct body *body_create(struct body_budget *budget, size_t capacity)
+{
+    struct body *body;
+
+    if (capacity > SIZE_MAX / 2 || !charge(budget, capacity)) {
+        return NULL;
+    }
+    /* A large block is a mapping of its own: its pages cost nothing until bytes arrive. */
+    body = malloc(sizeof *body + capacity);
+    if (!body) {
+        release(budget, capacity);
+        return NULL;
+    }
+    body->budget = budget;
+    atomic_init(&body->references, 1);
+    body->length = 0;
+    body->capacity = capacity;
+    body->bytes = body->inlined;
+    return body;
+}
+
+static bool grow(struct body *body, size_t capacity)
+{
+    char *bytes;
+
+    if (!charge(body->budget, capacity - body->capacity)) {
+        return false;
+    }
+    if (body->bytes == body->inlined) {
+        bytes = malloc(capacity);
+        if (bytes) {
+            memcpy(bytes, body->bytes, body->length);
+        }
+    } else {
+        bytes = realloc(body->bytes, capacity);
+    }
+    if (!bytes) {
+        release(body->budget, capacity - body->capacity);
+        return false;
+    }
+    body->bytes = bytes;
+    body->capacity = capacity;
+    return true;
+}
+
+char *body_room(struct body *body, size_t wanted, size_t *room_bytes)
+{
+    if (wanted > body->capacity - body->length) {
+        size_t capacity;
+
+        if (__builtin_add_overflow(body->length, wanted, &capacity)) {
+            return NULL;
+        }
+        if (capacity < body->capacity * 2) {
+            capacity = body->capacity * 2;
+        }
+        if (!grow(body, capacity)) {
+            return NULL;
+        }
+    }
+    *room_bytes = body->capacity - body->length;
+    return body->bytes + body->length;
+}
+
+void body_added(struct body *body, size_t count)
+{
+    body->length += count;
+}
+
+bool body_append(struct body *body, struct view bytes)
+{
+    size_t room_bytes;
+    char *room = body_room(body, bytes.length, &room_bytes);
+
+    if (!room) {
+        return false;
+    }
+    if (bytes.length > 0) {
+        memcpy(room, bytes.data, bytes.length);
+    }
+    body->length += bytes.length;
+    return true;
+}
+
+struct view body_view(const struct body *body)
+{
+    return body ? (struct view){body->bytes, body->length} : (struct view){NULL, 0};
+}
+
+struct body *body_ref(struct body *body)
+{
+    atomic_fetch_add_explicit(&body->references, 1, memory_order_relaxed);
+    return body;
+}
+
+void body_unref(struct body *body)
+{
+    if (!body || atomic_fetch_sub_explicit(&body->references, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    release(body->budget, body->capacity);
+    if (body->bytes != body->inlined) {
+        free(body->bytes);
+    }
+    free(body);
+}

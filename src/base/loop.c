@@ -1,0 +1,242 @@
+#include "build_config.h"
+
+#include "base/loop.h"
+
+#include <event2/event.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+struct mail {
+    struct mail *next;
+    loop_function *function;
+    void *argument;
+};
+
+/* Owned by the thread that runs it. `mail_*` and `wake_descriptor` are shared, under `lock`. */
+struct loop {
+    struct event_base *base;
+    struct event *wake_event;
+    struct event *heartbeat_event;
+    struct event *burial_event;
+    struct loop_grave *graves;
+    int wake_descriptor;
+    _Atomic uint64_t heartbeat_ms;
+    pthread_mutex_t lock;
+    struct mail *mail_first;
+    struct mail **mail_last;
+};
+
+static void bury_all(struct loop *loop)
+{
+    while (loop->graves) {
+        struct loop_grave *grave = loop->graves;
+
+        loop->graves = grave->next;
+        grave->next = NULL;
+        grave->destroy(grave->object);
+    }
+}
+
+static void on_burial(evutil_socket_t descriptor, short what, void *argument)
+{
+    (void)descriptor;
+    (void)what;
+    bury_all(argument);
+}
+
+static struct mail *take_mail(struct loop *loop)
+{
+    struct mail *first;
+
+    pthread_mutex_lock(&loop->lock);
+    first = loop->mail_first;
+    loop->mail_first = NULL;
+    loop->mail_last = &loop->mail_first;
+    pthread_mutex_unlock(&loop->lock);
+    return first;
+}
+
+static void on_wake(evutil_socket_t descriptor, short what, void *argument)
+{
+    struct loop *loop = argument;
+    struct mail *mail;
+    uint64_t count;
+
+    (void)what;
+    /* The counter is emptied before the mail is taken, so a letter posted in between wakes again. */
+    if (read((int)descriptor, &count, sizeof count) < 0) {
+        count = 0;
+    }
+    mail = take_mail(loop);
+    while (mail) {
+        struct mail *next = mail->next;
+
+        mail->function(mail->argument);
+        free(mail);
+        mail = next;
+    }
+}
+
+static void on_heartbeat(evutil_socket_t descriptor, short what, void *argument)
+{
+    struct loop *loop = argument;
+
+    (void)descriptor;
+    (void)what;
+    atomic_store_explicit(&loop->heartbeat_ms, clock_mono_ms(), memory_order_relaxed);
+}
+
+static struct event_base *create_base(void)
+{
+    struct event_config *settings = event_config_new();
+    struct event_base *base = NULL;
+
+    if (settings) {
+        /* Each base belongs to one thread: no locks. The changelist folds event changes of one turn
+         * into one epoll_ctl; it is safe because no descriptor is ever duplicated in a base. */
+        event_config_set_flag(settings, EVENT_BASE_FLAG_NOLOCK);
+        event_config_set_flag(settings, EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST);
+        base = event_base_new_with_config(settings);
+        event_config_free(settings);
+    }
+    return base;
+}
+
+struct loop *loop_create(void)
+{
+    static const struct timeval half_second = {0, 500000};
+    struct loop *loop = calloc(1, sizeof *loop);
+
+    if (!loop) {
+        return NULL;
+    }
+    pthread_mutex_init(&loop->lock, NULL);
+    loop->mail_last = &loop->mail_first;
+    loop->wake_descriptor = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    loop->base = create_base();
+    if (loop->wake_descriptor < 0 || !loop->base) {
+        goto fail;
+    }
+    loop->wake_event =
+        event_new(loop->base, loop->wake_descriptor, EV_READ | EV_PERSIST, on_wake, loop);
+    loop->heartbeat_event = event_new(loop->base, -1, EV_PERSIST, on_heartbeat, loop);
+    loop->burial_event = event_new(loop->base, -1, 0, on_burial, loop);
+    if (!loop->wake_event || !loop->heartbeat_event || !loop->burial_event ||
+        event_add(loop->wake_event, NULL) != 0 ||
+        event_add(loop->heartbeat_event, &half_second) != 0) {
+        goto fail;
+    }
+    atomic_store(&loop->heartbeat_ms, clock_mono_ms());
+    return loop;
+fail:
+    loop_destroy(loop);
+    return NULL;
+}
+
+void loop_destroy(struct loop *loop)
+{
+    struct mail *mail;
+
+    if (!loop) {
+        return;
+    }
+    bury_all(loop);
+    mail = take_mail(loop);
+    while (mail) {
+        struct mail *next = mail->next;
+
+        free(mail);
+        mail = next;
+    }
+    if (loop->wake_event) {
+        event_free(loop->wake_event);
+    }
+    if (loop->heartbeat_event) {
+        event_free(loop->heartbeat_event);
+    }
+    if (loop->burial_event) {
+        event_free(loop->burial_event);
+    }
+    if (loop->base) {
+        event_base_free(loop->base);
+    }
+    if (loop->wake_descriptor >= 0) {
+        close(loop->wake_descriptor);
+    }
+    pthread_mutex_destroy(&loop->lock);
+    free(loop);
+}
+
+struct event_base *loop_base(struct loop *loop)
+{
+    return loop->base;
+}
+
+bool loop_run(struct loop *loop)
+{
+    atomic_store(&loop->heartbeat_ms, clock_mono_ms());
+    return event_base_loop(loop->base, EVLOOP_NO_EXIT_ON_EMPTY) >= 0;
+}
+
+static void break_loop(void *argument)
+{
+    struct loop *loop = argument;
+
+    event_base_loopbreak(loop->base);
+}
+
+void loop_stop(struct loop *loop)
+{
+    if (!loop_post(loop, break_loop, loop)) {
+        /* Without memory for a letter the flag that libevent reads at the end of a turn must do. */
+        event_base_loopbreak(loop->base);
+    }
+}
+
+bool loop_post(struct loop *loop, loop_function *function, void *argument)
+{
+    struct mail *mail = malloc(sizeof *mail);
+    bool was_empty;
+
+    if (!mail) {
+        return false;
+    }
+    mail->next = NULL;
+    mail->function = function;
+    mail->argument = argument;
+    pthread_mutex_lock(&loop->lock);
+    was_empty = loop->mail_first == NULL;
+    *loop->mail_last = mail;
+    loop->mail_last = &mail->next;
+    pthread_mutex_unlock(&loop->lock);
+    if (was_empty) {
+        uint64_t one = 1;
+
+        /* Fails only when the counter is full, and then the loop is awake anyway. */
+        if (write(loop->wake_descriptor, &one, sizeof one) < 0) {
+            return true;
+        }
+    }
+    return true;
+}
+
+void loop_bury(struct loop *loop, struct loop_grave *node, loop_function *destroy, void *object)
+{
+    if (!loop->graves) {
+        event_active(loop->burial_event, EV_TIMEOUT, 1);
+    }
+    node->destroy = destroy;
+    node->object = object;
+    node->next = loop->graves;
+    loop->graves = node;
+}
+
+uint64_t loop_heartbeat_ms(const struct loop *loop)
+{
+    return atomic_load_explicit(&loop->heartbeat_ms, memory_order_relaxed);
+}
