@@ -15,7 +15,6 @@
 #ifndef PODGATE_MODEL_CONFIG_H
 #define PODGATE_MODEL_CONFIG_H
 
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -26,10 +25,8 @@
 #include "base/compiler.h"
 #include "base/log.h"
 #include "model/address.h"
+#include "model/key_state.h"
 #include "model/limit.h"
-
-struct key_state;
-struct key_state_table;
 
 /* What a key may do: bits of config_key.operations. */
 enum config_operation {
@@ -50,7 +47,7 @@ enum config_operation {
     CONFIG_OPERATION_DELETE = 1u << 13,
 };
 
-enum { CONFIG_OPERATIONS = 14, CONFIG_OPERATIONS_DEFAULT = 0x1ff, CONFIG_RATES_MAX = 4 };
+enum { CONFIG_OPERATIONS = 14, CONFIG_OPERATIONS_DEFAULT = 0x1ff };
 
 /* The name of one operation bit as the configuration writes it ("purge-all"). */
 const char *config_operation_text(enum config_operation operation);
@@ -181,12 +178,12 @@ struct config_key {
     const struct config_team *team;
     struct key_state *state;        /* mutable, survives a reload; NULL before config_adopt() */
     const struct config_texts *endpoints;   /* NULL: the team's alone decide; else both must allow */
-    const struct limit_policy *rates;       /* rate_count policies; cell i is state->cells[i] */
+    const struct limit_policy *rates;       /* rate_count of them; state->limits[i] goes with i */
     const struct config_networks *allow_from; /* NULL: from anywhere */
     uint64_t expires_wall_ms; /* refused from this moment on; 0: never */
     uint32_t operations;      /* bits of enum config_operation */
     uint32_t concurrency;     /* 0: no limit */
-    uint32_t burst;
+    uint32_t burst;           /* as written, 0: not; the policies have it in them */
     uint32_t index; /* 0..key_count-1, in the order of the file */
     uint8_t rate_count;
 };
@@ -301,9 +298,9 @@ const struct config_endpoint *config_find_endpoint(const struct config *config, 
  * when the key has none. */
 bool config_endpoint_allowed(const struct config_key *key, struct view endpoint);
 
-/* True when the key may be used from this address: no allow_from, or one of its networks holds it.
- * A NULL address (a Unix socket's peer) is in no network. */
-bool config_key_allowed_from(const struct config_key *key, const struct sockaddr *address);
+/* True when the key may be used from this address: no allow_from, or one of its networks holds it
+ * (a Unix socket's peer is in none). */
+bool config_key_allowed_from(const struct config_key *key, const struct address *address);
 
 /* Writes the effective configuration, all defaults filled in, in the file's own syntax. Hashes are
  * shortened; other secrets aren't in a configuration at all. */

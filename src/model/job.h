@@ -11,7 +11,7 @@
 #include "base/bytes.h"
 #include "base/compiler.h"
 
-/* RUNNING is what /stream says in some versions of the upstream where /status says IN_PROGRESS. */
+/* RUNNING is documented as another name of IN_PROGRESS: taken from upstream, never made by podgate. */
 enum job_state {
     JOB_IN_QUEUE,
     JOB_IN_PROGRESS,

@@ -1,4 +1,4 @@
-/* What changes about a key while podgate runs: its rate limit cells and its requests in flight. It is
+/* What changes about a key while podgate runs: the state of its rate limits and its requests in flight. It is
  * kept beside the configuration, by key id, so that a reload neither forgives nor forgets. A
  * configuration holds one reference on the state of each of its keys; a request holds its
  * configuration, so `key->state` stays valid for as long as the request needs it.
@@ -18,24 +18,26 @@
 
 #include "base/bytes.h"
 #include "base/compiler.h"
-#include "model/config.h"
+#include "base/table.h"
+#include "model/limit.h"
 
-/* Shared by all threads; only the cells and the count are touched outside of key_state.c. */
+/* How many rates one key can have. */
+enum { KEY_STATE_LIMITS = 4 };
+
+/* Shared by all threads; outside of key_state.c only the limits and the count are touched. */
 struct key_state {
-    struct key_state *next; /* in its bucket */
-    uint64_t hash;
-    uint32_t references; /* under the table's lock */
+    struct table_node node;              /* under the table's lock */
+    uint32_t references;                 /* under the table's lock */
     _Atomic uint32_t in_flight;
-    _Atomic uint64_t cells[CONFIG_RATES_MAX]; /* GCRA, one per rate of the key, as in limit.h */
-    uint32_t id_length;
-    char id[];
+    struct limit_state limits[KEY_STATE_LIMITS]; /* one per rate of the key, in their order */
+    char id[];                           /* without a NUL; the node knows its length */
 };
 
 /* All states of the process. */
 struct key_state_table;
 
 /* An empty table; NULL without memory. */
-struct key_state_table *key_state_table_create(void);
+MUST_CHECK struct key_state_table *key_state_table_create(void);
 
 /* Frees the table. All configurations that adopted states of it must be gone. NULL is allowed. */
 void key_state_table_destroy(struct key_state_table *table);
