@@ -30,6 +30,7 @@ struct transport {
     bool wants_read;   /* TLS: a write waits for the socket to bring bytes */
     bool handshaken;   /* TLS: the handshake is done; always true for plain */
     int error;         /* errno of the last failure, or 0 */
+    unsigned long tls_error; /* OpenSSL's code of the last failure, or 0 */
 };
 
 /* Takes over a connected, non-blocking descriptor without TLS. */
@@ -47,8 +48,9 @@ MUST_CHECK enum transport_result transport_handshake(struct transport *transport
 MUST_CHECK enum transport_result transport_read(struct transport *transport, char *room,
                                                 size_t room_bytes, size_t *count);
 
-/* Writes from `parts` as much as the socket takes now. Under TLS small parts go into one record. A
- * write that answered AGAIN must be repeated with the same bytes in front. */
+/* Writes from `parts` as much as the socket takes now. Under TLS small parts go into one record, and
+ * what was not taken must be given again, the same bytes in front, wherever they lie by then. With
+ * FAILED too `count` says what was taken before. Under TLS the process must ignore SIGPIPE. */
 MUST_CHECK enum transport_result transport_write(struct transport *transport,
                                                  const struct iovec *parts, int part_count,
                                                  size_t *count);
