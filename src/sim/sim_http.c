@@ -1,0 +1,616 @@
+#include "build_config.h"
+
+#include "sim/sim_http.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/bufferevent.h>
+#include <event2/bufferevent_ssl.h>
+#include <event2/event.h>
+#include <event2/http.h>
+#include <event2/http_struct.h>
+#include <event2/keyvalq_struct.h>
+#include <event2/listener.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "sim/sim_raw.h"
+
+enum {
+    BACKLOG = 4096,
+    LISTENERS_MAXIMUM = 16,
+    HEAD_BYTES = 4096,
+    BODY_MAXIMUM = 64 * 1024 * 1024, /* above the platform's own limits, which answer 400 */
+    FIELDS_MAXIMUM = 64 * 1024,
+    IDLE_SECONDS = 600,
+    TABLE_BUCKETS = 4096
+};
+
+/* What is known of a connection below HTTP. evhttp tells nobody when it drops one, so records are
+ * found by the address of the bufferevent and used again when that address comes back: there are
+ * never more than connections were open at once. */
+struct connection {
+    struct connection *next;
+    struct sim_http *http;
+    struct bufferevent *bufferevent;
+    struct event *accept_event;
+    enum accept_action accept_action;
+    bool doomed;
+    bool in_request;
+    bool asked;
+    size_t request_bytes;
+    size_t reset_after;
+    size_t head_length;
+    char head[HEAD_BYTES];
+};
+
+struct bound {
+    char host[256];
+    char port[16];
+    bool tls;
+};
+
+struct sim_http {
+    struct event_base *base;
+    struct evhttp *plain;
+    struct evhttp *secure;
+    SSL_CTX *tls;
+    const struct sim_http_hooks *hooks;
+    FILE *raw_log;
+    void (*handle)(struct exchange *, void *);
+    void *argument;
+    struct bound bounds[LISTENERS_MAXIMUM];
+    size_t bound_count;
+    struct evhttp_bound_socket *sockets[LISTENERS_MAXIMUM];
+    struct connection *table[TABLE_BUCKETS];
+    struct sim_http_counters counters;
+};
+
+void sim_http_abort_socket(int fd)
+{
+    /* Dissolving the association makes Linux send RST at once; SO_LINGER would have to wait for
+     * close(), before which evhttp sends FIN by shutdown(). */
+    struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+    (void)!connect(fd, &nowhere, sizeof nowhere);
+}
+
+/* ---- below HTTP ---- */
+
+static struct connection **connection_slot(struct sim_http *http, const struct bufferevent *wanted)
+{
+    size_t bucket = ((size_t)wanted >> 6) % TABLE_BUCKETS;
+    struct connection **slot = &http->table[bucket];
+    while (*slot && (*slot)->bufferevent != wanted)
+        slot = &(*slot)->next;
+    return slot;
+}
+
+static void on_accept_fault(evutil_socket_t unused, short what, void *argument)
+{
+    (void)unused;
+    (void)what;
+    struct connection *connection = argument;
+    int fd = (int)bufferevent_getfd(connection->bufferevent);
+    static const char noise[] = "\x00\xff\x16garbage, not a handshake and not HTTP\r\n\r\n";
+    if (fd < 0)
+        return;
+    if (connection->accept_action == ACCEPT_GARBAGE)
+        (void)!send(fd, noise, sizeof noise - 1, MSG_NOSIGNAL);
+    if (connection->accept_action == ACCEPT_RESET)
+        sim_http_abort_socket(fd);
+    else
+        shutdown(fd, SHUT_RDWR);
+}
+
+static void log_raw(struct sim_http *http, struct evbuffer *input, size_t added)
+{
+    struct evbuffer_ptr at;
+    if (evbuffer_ptr_set(input, &at, evbuffer_get_length(input) - added, EVBUFFER_PTR_SET))
+        return;
+    struct evbuffer_iovec pieces[64];
+    int count = evbuffer_peek(input, (ev_ssize_t)added, &at, pieces, 64);
+    for (int i = 0; i < count && i < 64; i++)
+        fwrite(pieces[i].iov_base, 1, pieces[i].iov_len, http->raw_log);
+    fflush(http->raw_log);
+}
+
+/* Looks at the request line once it is whole, for faults that strike while a request arrives. */
+static void ask_request_fault(struct connection *connection)
+{
+    const struct sim_http_hooks *hooks = connection->http->hooks;
+    char *line_end = memchr(connection->head, '\n', connection->head_length);
+    char *method_end = memchr(connection->head, ' ', connection->head_length);
+    if (!line_end || !method_end || method_end > line_end) {
+        connection->asked = connection->head_length == HEAD_BYTES;
+        return;
+    }
+    connection->asked = true;
+    char *target = method_end + 1;
+    char *target_end = memchr(target, ' ', (size_t)(line_end - target));
+    if (!target_end)
+        return;
+    connection->reset_after = hooks->request_begun(hooks->argument,
+        (struct sim_text){connection->head, (size_t)(method_end - connection->head)},
+        (struct sim_text){target, (size_t)(target_end - target)});
+}
+
+static void watch_request(struct connection *connection, struct evbuffer *input, size_t added)
+{
+    if (!connection->in_request) {
+        connection->in_request = true;
+        connection->asked = false;
+        connection->request_bytes = 0;
+        connection->head_length = 0;
+        connection->reset_after = SIZE_MAX;
+    }
+    connection->request_bytes += added;
+    if (!connection->asked) {
+        size_t room = HEAD_BYTES - connection->head_length;
+        size_t wanted = added < room ? added : room;
+        struct evbuffer_ptr at;
+        if (evbuffer_ptr_set(input, &at, evbuffer_get_length(input) - added, EVBUFFER_PTR_SET) == 0)
+            connection->head_length += (size_t)evbuffer_copyout_from(
+                input, &at, connection->head + connection->head_length, wanted);
+        ask_request_fault(connection);
+    }
+    if (connection->request_bytes >= connection->reset_after) {
+        /* evhttp meets the dead socket by itself and frees the connection; a request that is
+         * already whole in its buffer is dropped in on_request(). */
+        connection->doomed = true;
+        sim_http_abort_socket((int)bufferevent_getfd(connection->bufferevent));
+    }
+}
+
+static void on_input(struct evbuffer *input, const struct evbuffer_cb_info *info, void *argument)
+{
+    struct connection *connection = argument;
+    struct sim_http *http = connection->http;
+    if (info->n_added == 0)
+        return;
+    http->counters.bytes_in += info->n_added;
+    if (http->raw_log)
+        log_raw(http, input, info->n_added);
+    if (http->hooks && http->hooks->watching && *http->hooks->watching && !connection->doomed)
+        watch_request(connection, input, info->n_added);
+}
+
+static struct bufferevent *connection_begin(struct sim_http *http, struct bufferevent *bufferevent)
+{
+    if (!bufferevent)
+        return NULL;
+    http->counters.connections++;
+    struct connection **slot = connection_slot(http, bufferevent);
+    if (!*slot) {
+        *slot = calloc(1, sizeof **slot);
+        if (!*slot)
+            return bufferevent;
+        (*slot)->http = http;
+        (*slot)->bufferevent = bufferevent;
+    }
+    struct connection *connection = *slot;
+    if (connection->accept_event)
+        event_del(connection->accept_event);
+    connection->doomed = false;
+    connection->in_request = false;
+    connection->accept_action = ACCEPT_NORMAL;
+    if (http->hooks && http->hooks->accepted)
+        connection->accept_action = http->hooks->accepted(http->hooks->argument);
+    if (connection->accept_action != ACCEPT_NORMAL) {
+        /* evhttp sets the descriptor only after this returned. */
+        connection->doomed = true;
+        if (!connection->accept_event)
+            connection->accept_event = event_new(http->base, -1, 0, on_accept_fault, connection);
+        if (connection->accept_event)
+            event_active(connection->accept_event, EV_TIMEOUT, 1);
+    }
+    evbuffer_add_cb(bufferevent_get_input(bufferevent), on_input, connection);
+    return bufferevent;
+}
+
+static struct bufferevent *on_new_plain(struct event_base *base, void *argument)
+{
+    return connection_begin(argument, bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE));
+}
+
+static struct bufferevent *on_new_secure(struct event_base *base, void *argument)
+{
+    struct sim_http *http = argument;
+    SSL *session = SSL_new(http->tls);
+    if (!session)
+        return NULL;
+    struct bufferevent *bufferevent = bufferevent_openssl_socket_new(
+        base, -1, session, BUFFEREVENT_SSL_ACCEPTING, BEV_OPT_CLOSE_ON_FREE);
+    if (!bufferevent)
+        SSL_free(session);
+    else
+        bufferevent_openssl_set_allow_dirty_shutdown(bufferevent, 1);
+    return connection_begin(http, bufferevent);
+}
+
+/* ---- exchanges ---- */
+
+static void on_request(struct evhttp_request *request, void *argument)
+{
+    struct sim_http *http = argument;
+    struct evhttp_connection *evcon = evhttp_request_get_connection(request);
+    struct bufferevent *bufferevent = evhttp_connection_get_bufferevent(evcon);
+    struct connection *connection = *connection_slot(http, bufferevent);
+    if (connection) {
+        connection->in_request = false;
+        if (connection->doomed)
+            return; /* the event of the dead socket frees the connection and this request */
+    }
+    http->counters.requests++;
+    struct exchange *exchange = calloc(1, sizeof *exchange);
+    if (!exchange) {
+        evhttp_send_error(request, HTTP_SERVUNAVAIL, NULL);
+        return;
+    }
+    static const struct {
+        enum evhttp_cmd_type command;
+        const char *name;
+    } methods[] = {{EVHTTP_REQ_GET, "GET"}, {EVHTTP_REQ_POST, "POST"}, {EVHTTP_REQ_PUT, "PUT"},
+        {EVHTTP_REQ_DELETE, "DELETE"}, {EVHTTP_REQ_HEAD, "HEAD"}, {EVHTTP_REQ_OPTIONS, "OPTIONS"},
+        {EVHTTP_REQ_PATCH, "PATCH"}, {EVHTTP_REQ_TRACE, "TRACE"}, {EVHTTP_REQ_CONNECT, "CONNECT"}};
+    exchange->method = "?";
+    for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+        if (evhttp_request_get_command(request) == methods[i].command)
+            exchange->method = methods[i].name;
+    }
+    exchange->http = http;
+    exchange->request = request;
+    exchange->connection = evcon;
+    exchange->target = evhttp_request_get_uri(request);
+    struct evbuffer *body = evhttp_request_get_input_buffer(request);
+    exchange->body.length = evbuffer_get_length(body);
+    exchange->body.data = exchange->body.length ? (const char *)evbuffer_pullup(body, -1) : "";
+    if (!exchange->body.data)
+        exchange->body = sim_text_of("");
+    http->handle(exchange, http->argument);
+}
+
+const char *exchange_field(const struct exchange *exchange, const char *name)
+{
+    return evhttp_find_header(evhttp_request_get_input_headers(exchange->request), name);
+}
+
+void exchange_add_field(struct exchange *exchange, const char *name, const char *value)
+{
+    evhttp_add_header(evhttp_request_get_output_headers(exchange->request), name, value);
+}
+
+void exchange_release(struct exchange *exchange)
+{
+    if (exchange->on_finished)
+        exchange->on_finished(exchange, exchange->finished_argument);
+    if (exchange->hang_up_watch)
+        event_free(exchange->hang_up_watch);
+    free(exchange);
+}
+
+void exchange_abandon(struct exchange *exchange)
+{
+    exchange->http->counters.hang_ups++;
+    if (exchange->on_gone)
+        exchange->on_gone(exchange, exchange->gone_argument);
+    exchange_release(exchange);
+}
+
+/* Lets go of the connection before evhttp finishes the answer on its own. */
+static void exchange_detach(struct exchange *exchange)
+{
+    evhttp_connection_set_closecb(exchange->connection, NULL, NULL);
+    if (exchange->hang_up_watch) {
+        event_free(exchange->hang_up_watch);
+        exchange->hang_up_watch = NULL;
+    }
+}
+
+void exchange_reply(struct exchange *exchange, int status, const char *content_type,
+    struct evbuffer *body)
+{
+    if (exchange->intercept) {
+        exchange_intercept *intercept = exchange->intercept;
+        exchange->intercept = NULL;
+        intercept(exchange, status, content_type, body, exchange->intercept_argument);
+        return;
+    }
+    if (content_type)
+        exchange_add_field(exchange, "Content-Type", content_type);
+    exchange_detach(exchange);
+    evhttp_send_reply(exchange->request, status, NULL, body);
+    exchange_release(exchange);
+}
+
+void exchange_reply_json(struct exchange *exchange, int status, const char *json)
+{
+    struct evbuffer *body = evbuffer_new();
+    if (body)
+        evbuffer_add(body, json, strlen(json));
+    exchange_reply(exchange, status, "application/json", body);
+    if (body)
+        evbuffer_free(body);
+}
+
+static void on_connection_closed(struct evhttp_connection *connection, void *argument)
+{
+    (void)connection;
+    exchange_abandon(argument);
+}
+
+static void on_hang_up(evutil_socket_t fd, short what, void *argument)
+{
+    (void)fd;
+    (void)what;
+    struct exchange *exchange = argument;
+    evhttp_connection_free(exchange->connection); /* calls on_connection_closed() */
+}
+
+static void exchange_watch(struct exchange *exchange, exchange_gone *on_gone, void *argument)
+{
+    exchange->on_gone = on_gone;
+    exchange->gone_argument = argument;
+    if (exchange->raw || exchange->hang_up_watch)
+        return;
+    evhttp_connection_set_closecb(exchange->connection, on_connection_closed, exchange);
+    /* evhttp does not read while an answer is pending, so it would not notice a hang-up. */
+    struct bufferevent *bufferevent = evhttp_connection_get_bufferevent(exchange->connection);
+    exchange->hang_up_watch = event_new(exchange->http->base, bufferevent_getfd(bufferevent),
+        EV_CLOSED, on_hang_up, exchange);
+    if (exchange->hang_up_watch)
+        event_add(exchange->hang_up_watch, NULL);
+}
+
+void exchange_hold(struct exchange *exchange, exchange_gone *on_gone, void *argument)
+{
+    exchange_watch(exchange, on_gone, argument);
+}
+
+void exchange_stream_start(struct exchange *exchange, const char *content_type,
+    exchange_gone *on_gone, void *argument)
+{
+    exchange->streaming = true;
+    exchange_add_field(exchange, "Content-Type", content_type);
+    exchange_watch(exchange, on_gone, argument);
+    if (exchange->intercept) {
+        exchange_intercept *intercept = exchange->intercept;
+        exchange->intercept = NULL;
+        intercept(exchange, 200, content_type, NULL, exchange->intercept_argument);
+        return;
+    }
+    evhttp_send_reply_start(exchange->request, 200, NULL);
+}
+
+void exchange_stream_write(struct exchange *exchange, struct evbuffer *bytes)
+{
+    if (exchange->raw)
+        raw_write_chunk(exchange->raw, bytes);
+    else
+        evhttp_send_reply_chunk(exchange->request, bytes);
+}
+
+size_t exchange_stream_backlog(const struct exchange *exchange)
+{
+    return evbuffer_get_length(
+        bufferevent_get_output(evhttp_connection_get_bufferevent(exchange->connection)));
+}
+
+void exchange_stream_end(struct exchange *exchange)
+{
+    if (exchange->raw) {
+        raw_finish(exchange->raw, true);
+        return;
+    }
+    exchange_detach(exchange);
+    evhttp_send_reply_end(exchange->request);
+    exchange_release(exchange);
+}
+
+/* ---- listeners ---- */
+
+static int select_http11(SSL *session, const unsigned char **out, unsigned char *out_length,
+    const unsigned char *offered, unsigned int length, void *argument)
+{
+    (void)session;
+    (void)argument;
+    static const unsigned char ours[] = "\x08http/1.1";
+    for (unsigned int at = 0; at < length; at += offered[at] + 1U) {
+        if (offered[at] == 8 && at + 9 <= length && memcmp(offered + at, ours, 9) == 0) {
+            *out = offered + at + 1;
+            *out_length = 8;
+            return SSL_TLSEXT_ERR_OK;
+        }
+    }
+    return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+static SSL_CTX *load_tls(const char *certificate, const char *key)
+{
+    SSL_CTX *tls = SSL_CTX_new(TLS_server_method());
+    if (tls && SSL_CTX_use_certificate_chain_file(tls, certificate) == 1 &&
+        SSL_CTX_use_PrivateKey_file(tls, key, SSL_FILETYPE_PEM) == 1) {
+        SSL_CTX_set_alpn_select_cb(tls, select_http11, NULL);
+        return tls;
+    }
+    fprintf(stderr, "podgate-sim: cannot use certificate %s with key %s: %s\n", certificate, key,
+        ERR_reason_error_string(ERR_peek_last_error()));
+    SSL_CTX_free(tls);
+    return NULL;
+}
+
+static bool create_servers(struct sim_http *http)
+{
+    struct timeval idle = {IDLE_SECONDS, 0};
+    struct evhttp *servers[2];
+    http->plain = servers[0] = evhttp_new(http->base);
+    http->secure = servers[1] = evhttp_new(http->base);
+    for (size_t i = 0; i < 2; i++) {
+        if (!servers[i])
+            return false;
+        evhttp_set_gencb(servers[i], on_request, http);
+        evhttp_set_timeout_tv(servers[i], &idle);
+        evhttp_set_max_body_size(servers[i], BODY_MAXIMUM);
+        evhttp_set_max_headers_size(servers[i], FIELDS_MAXIMUM);
+        evhttp_set_allowed_methods(servers[i],
+            EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE |
+                EVHTTP_REQ_HEAD | EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PATCH | EVHTTP_REQ_TRACE |
+                EVHTTP_REQ_CONNECT);
+    }
+    evhttp_set_bevcb(http->plain, on_new_plain, http);
+    evhttp_set_bevcb(http->secure, on_new_secure, http);
+    return true;
+}
+
+struct sim_http *sim_http_create(struct event_base *base, const char *certificate, const char *key,
+    const struct sim_http_hooks *hooks, FILE *raw_log, void (*handle)(struct exchange *, void *),
+    void *argument)
+{
+    struct sim_http *http = calloc(1, sizeof *http);
+    if (!http)
+        return NULL;
+    http->base = base;
+    http->hooks = hooks;
+    http->raw_log = raw_log;
+    http->handle = handle;
+    http->argument = argument;
+    if ((certificate && !(http->tls = load_tls(certificate, key))) || !create_servers(http)) {
+        sim_http_destroy(http);
+        return NULL;
+    }
+    return http;
+}
+
+static bool bind_one(struct sim_http *http, size_t index)
+{
+    struct bound *bound = &http->bounds[index];
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    struct addrinfo *address = NULL;
+    int code = getaddrinfo(bound->host, bound->port, &hints, &address);
+    if (code) {
+        fprintf(stderr, "podgate-sim: %s:%s: %s\n", bound->host, bound->port, gai_strerror(code));
+        return false;
+    }
+    struct evconnlistener *listener = evconnlistener_new_bind(http->base, NULL, NULL,
+        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_EXEC, BACKLOG,
+        address->ai_addr, (int)address->ai_addrlen);
+    freeaddrinfo(address);
+    if (!listener) {
+        fprintf(stderr, "podgate-sim: cannot listen on %s:%s: %s\n", bound->host, bound->port,
+            strerror(errno));
+        return false;
+    }
+    int fd = (int)evconnlistener_get_fd(listener);
+    /* Accepted sockets inherit it: head and body leave at once, without waiting for an ACK. */
+    int one = 1;
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    http->sockets[index] = evhttp_bind_listener(bound->tls ? http->secure : http->plain, listener);
+    if (!http->sockets[index]) {
+        evconnlistener_free(listener);
+        return false;
+    }
+    struct sockaddr_storage name;
+    socklen_t length = sizeof name;
+    if (getsockname(fd, (struct sockaddr *)&name, &length) == 0)
+        getnameinfo((struct sockaddr *)&name, length, NULL, 0, bound->port, sizeof bound->port,
+            NI_NUMERICSERV);
+    return true;
+}
+
+bool sim_http_listen(struct sim_http *http, const char *specification, bool tls_default,
+    const char *label)
+{
+    const char *at = specification;
+    bool tls = tls_default;
+    if (strncmp(at, "tls:", 4) == 0) {
+        tls = true;
+        at += 4;
+    }
+    const char *colon = strrchr(at, ':');
+    if (!colon || http->bound_count == LISTENERS_MAXIMUM || (tls && !http->tls)) {
+        fprintf(stderr, "podgate-sim: --listen %s: %s\n", specification,
+            !colon                                     ? "expected [tls:]HOST:PORT"
+                : http->bound_count == LISTENERS_MAXIMUM ? "too many listeners"
+                                                         : "needs --tls-certificate and --tls-key");
+        return false;
+    }
+    struct bound *bound = &http->bounds[http->bound_count];
+    bool bracketed = at[0] == '[' && colon > at && colon[-1] == ']';
+    size_t host_length = (size_t)(colon - at) - (bracketed ? 2 : 0);
+    if (host_length >= sizeof bound->host) {
+        fprintf(stderr, "podgate-sim: --listen %s: the host is too long\n", specification);
+        return false;
+    }
+    memcpy(bound->host, at + (bracketed ? 1 : 0), host_length);
+    bound->host[host_length] = '\0';
+    snprintf(bound->port, sizeof bound->port, "%s", colon + 1);
+    bound->tls = tls;
+    if (!bind_one(http, http->bound_count))
+        return false;
+    http->bound_count++;
+    printf("podgate-sim: %s on %.*s:%s\n", label, (int)(colon - at), at, bound->port);
+    fflush(stdout);
+    return true;
+}
+
+void sim_http_down(struct sim_http *http, bool cut)
+{
+    for (size_t i = 0; i < http->bound_count; i++) {
+        if (http->sockets[i])
+            evhttp_del_accept_socket(http->bounds[i].tls ? http->secure : http->plain,
+                http->sockets[i]);
+        http->sockets[i] = NULL;
+    }
+    if (!cut)
+        return;
+    evhttp_free(http->plain);
+    evhttp_free(http->secure);
+    http->plain = http->secure = NULL;
+}
+
+bool sim_http_up(struct sim_http *http)
+{
+    if (!http->plain && !create_servers(http))
+        return false;
+    for (size_t i = 0; i < http->bound_count; i++) {
+        if (!http->sockets[i] && !bind_one(http, i))
+            return false;
+    }
+    return true;
+}
+
+void sim_http_destroy(struct sim_http *http)
+{
+    if (!http)
+        return;
+    if (http->plain)
+        evhttp_free(http->plain);
+    if (http->secure)
+        evhttp_free(http->secure);
+    for (size_t i = 0; i < TABLE_BUCKETS; i++) {
+        for (struct connection *next; http->table[i]; http->table[i] = next) {
+            next = http->table[i]->next;
+            if (http->table[i]->accept_event)
+                event_free(http->table[i]->accept_event);
+            free(http->table[i]);
+        }
+    }
+    SSL_CTX_free(http->tls);
+    free(http);
+}
+
+struct sim_http_counters *sim_http_get_counters(struct sim_http *http)
+{
+    return &http->counters;
+}
+
+struct event_base *sim_http_base(struct sim_http *http)
+{
+    return http->base;
+}
