@@ -179,6 +179,7 @@ struct config_key {
     struct key_state *state;        /* mutable, survives a reload; NULL before config_adopt() */
     const struct config_texts *endpoints;   /* NULL: the team's alone decide; else both must allow */
     const struct limit_policy *rates;       /* rate_count of them; state->limits[i] goes with i */
+    const struct config_rate *rates_written;  /* for config_dump() */
     const struct config_networks *allow_from; /* NULL: from anywhere */
     uint64_t expires_wall_ms; /* refused from this moment on; 0: never */
     uint32_t operations;      /* bits of enum config_operation */
