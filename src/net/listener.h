@@ -1,13 +1,8 @@
-/* Listening sockets and the connections that come in through them.
+/* Accepting callers' connections on one worker.
  *
- *     struct listener_set *set = listener_set_create(config, workers, &problem);    (main, at start)
- *     struct listener *listener = listener_start(set, worker, &options);            (each worker)
+ *     struct listener *listener = listener_start(set, worker, &options);
  *     ... options.on_accept(owner, descriptor, &peer, address) for each caller
- *     listener_stop(listener);                                                      (to drain)
- *     listener_set_destroy(set);                                                    (main, at last)
- *
- * All sockets are opened at once, before any worker runs, so that a busy port is found at start: TCP
- * sockets one per worker (SO_REUSEPORT), Unix sockets and those that systemd passed once for all.
+ *     listener_stop(listener);      (to drain)
  */
 #ifndef PODGATE_NET_LISTENER_H
 #define PODGATE_NET_LISTENER_H
@@ -23,27 +18,7 @@
 #include "base/metrics.h"
 #include "model/config.h"
 #include "net/connection_limits.h"
-#include "net/socket_passing.h"
-
-/* All listening sockets of the process. Owned by main; outlives all listeners. */
-struct listener_set;
-
-/* Opens what `config` says to listen on, for `workers` workers. `passed` are the sockets that came
- * from systemd, or NULL: one whose address is that of a listen entry is taken for it. Holds a
- * reference on `config`. NULL with `*problem` on heap memory (`listen "127.0.0.1:80": Permission
- * denied: ...`; NULL when not even that could be had), which the caller frees. Main thread, before
- * there are others (it sets the umask for a moment). */
-MUST_CHECK struct listener_set *listener_set_create(const struct config *config, size_t workers,
-                                                    struct socket_passing *passed, char **problem);
-
-/* Closes what is still open, takes the files of Unix sockets away, frees. After all listeners have
- * stopped. NULL is allowed. */
-void listener_set_destroy(struct listener_set *set);
-
-/* Where listen entry `index` of the configuration really listens (a port 0 was chosen by the
- * kernel), and how long that address is. NULL for an index out of range. */
-const struct sockaddr_storage *listener_set_address(const struct listener_set *set, size_t index,
-                                                    socklen_t *length);
+#include "net/listener_set.h"
 
 /* A caller has come: `descriptor` is non-blocking, close-on-exec, counted in the limits, and from
  * now on the owner's, who calls connection_limits_release() with `peer` after closing it. `peer` is
@@ -66,7 +41,7 @@ struct listener_options {
 struct listener;
 
 /* Starts to accept for worker `worker` (0..workers-1; once each). Callers above a limit get 503 and
- * are closed. When descriptors run out, one waiting caller gets 503 by a reserve, then the listener
+ * are closed (behind TLS they are only closed). When descriptors run out, one waiting caller gets 503 by a reserve, then the listener
  * pauses, and tries again after 100 ms or at listener_retry(). NULL without memory or descriptors. */
 MUST_CHECK struct listener *listener_start(struct listener_set *set, size_t worker,
                                            const struct listener_options *options);
