@@ -236,10 +236,10 @@ static void finish_root(struct config_loader *loader)
                          "admin_listen \"%.100s\" is an address of listen too, expected another",
                          root->admin_listen.text.data);
     }
-    if (tls && loader->opened[CONFIG_SECTION_TLS].read == 0)
+    if (tls && loader->opened[CONFIG_SECTION_TLS].read == 0 && !loader->incomplete)
         config_error(loader->errors, listen, "listen has an address with \"tls:\", expected a "
                      "section tls { certificate = \"...\"  key = \"...\" }");
-    if (!tls && config->tls_count > 0)
+    if (!tls && config->tls_count > 0 && !loader->incomplete)
         config_warning(loader->errors, loader->opened[CONFIG_SECTION_TLS].items[0],
                        "tls is not used, no address of listen begins with \"tls:\"");
 }
@@ -301,14 +301,13 @@ static void finish_api_key(struct config_loader *loader)
         return; /* its mistake has been told */
     if (given == 0 && find_credential(loader, &upstream->api_key_file))
         return;
-    if (given == 0) {
+    if (given == 0 && !loader->incomplete) {
         config_error(loader->errors, option_at(loader, CONFIG_SECTION_UPSTREAM, "url"),
                      "upstream has no key, expected one of api_key_file, api_key_env and "
                      "api_key_credential");
-        return;
-    }
-    if (options->api_key_credential.length > 0)
+    } else if (options->api_key_credential.length > 0) {
         upstream->api_key_file = options->api_key_credential;
+    }
 }
 
 static void finish_upstream(struct config_loader *loader)

@@ -289,6 +289,7 @@ struct config_loader {
     struct config_errors *errors;
     bool check_files;
     bool out_of_memory;
+    bool incomplete; /* some of the text couldn't be parsed: what is missing may be there */
     struct config_position position; /* the file being read; its line where there is no better */
 
     struct config_root root;

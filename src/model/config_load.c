@@ -66,7 +66,11 @@ static uint32_t read_options(struct config_loader *loader, enum config_section_n
         if (!is_set(&parsed->opts[i]))
             continue;
         set |= UINT32_C(1) << i;
-        read_option(loader, section, &description->options[i], &parsed->opts[i], target, position);
+        if (parsed->opts[i].nvalues == 0 && loader->incomplete)
+            continue; /* libconfuse stopped at it */
+        struct config_position seen = loader->seen[section].options[i];
+        read_option(loader, section, &description->options[i], &parsed->opts[i], target,
+                    seen.line > 0 ? seen : position);
     }
     for (size_t i = 0; description->repeated && i < description->option_count; i++) {
         const struct config_option *option = &description->options[i];
@@ -359,8 +363,10 @@ static bool make_room(struct config_loader *loader)
 static void read_text(struct config_loader *loader, char *text, size_t length)
 {
     size_t mistakes = config_errors_count(loader->errors);
-    if (!config_scan(loader, text, length) || strlen(text) != length)
+    if (!config_scan(loader, text, length)) {
+        loader->incomplete = true;
         return;
+    }
     struct grammar *grammar = calloc(1, sizeof(*grammar));
     if (grammar == NULL || !make_room(loader)) {
         loader->out_of_memory = true;
@@ -374,6 +380,7 @@ static void read_text(struct config_loader *loader, char *text, size_t length)
     } else {
         (void)cfg_set_error_function(parsed, on_error);
         int result = cfg_parse_buf(parsed, text);
+        loader->incomplete = loader->incomplete || result != CFG_SUCCESS;
         (void)read_options(loader, CONFIG_SECTION_ROOT, parsed, &loader->root, loader->position);
         if (result != CFG_SUCCESS && !loader->out_of_memory &&
             config_errors_count(loader->errors) == mistakes)
@@ -428,6 +435,7 @@ static void read_file(struct config_loader *loader, const char *path, struct con
         config_error(loader->errors, from, "include \"%.300s\": %s", path, strerror(errno));
     else if (text == NULL)
         config_error(loader->errors, from, "%s, expected a configuration file", strerror(errno));
+    loader->incomplete = loader->incomplete || text == NULL;
     if (descriptor >= 0)
         close(descriptor);
     if (text == NULL)
