@@ -1,0 +1,3 @@
+module github.com/runpod/go-sdk/pkg/sdk
+
+go 1.19

@@ -1,0 +1,11 @@
+// Package sdk is a stand-in for Runpod's Go SDK, for machines that can't obtain that module. It has
+// the same names, so that the client beside it compiles with either, and puts the same requests on
+// the wire: POST for everything but health, the same time-outs and `wait` values, no pause between
+// polls, 200 as the only success. Written for these tests; it shares no code with the SDK.
+package sdk
+
+// String gives the address of a copy.
+func String(value string) *string { return &value }
+
+// Int gives the address of a copy.
+func Int(value int) *int { return &value }
