@@ -397,7 +397,7 @@ static char *read_whole(int descriptor, size_t *length)
 {
     struct builder builder;
     builder_init(&builder, NULL, 0);
-    ssize_t got;
+    ssize_t got = -1;
     do {
         char *room = builder_reserve(&builder, READ_BYTES);
         if (room == NULL)
