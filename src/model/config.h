@@ -303,6 +303,13 @@ bool config_endpoint_allowed(const struct config_key *key, struct view endpoint)
  * (a Unix socket's peer is in none). */
 bool config_key_allowed_from(const struct config_key *key, const struct address *address);
 
+/* Reads "127.0.0.1:8080", "[::1]:8080" or "unix:/path", each with "tls:" in front if wanted. NULL:
+ * `address` is filled, with views into `text`; else what was expected, a literal. */
+MUST_CHECK const char *config_parse_address(struct view text, struct config_address *address);
+
+/* True for a name that a team may have: at most 64 letters, digits and _.- */
+bool config_team_name_valid(struct view text);
+
 /* Writes the effective configuration, all defaults filled in, in the file's own syntax. Hashes are
  * shortened; other secrets aren't in a configuration at all. */
 void config_dump(const struct config *config, FILE *stream);

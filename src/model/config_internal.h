@@ -245,19 +245,14 @@ enum { CONFIG_UNIT_ROOM = 32 };
 const char *config_format_duration(uint64_t duration_ms, char *text);
 const char *config_format_size(uint64_t size_bytes, char *text);
 
-/* "127.0.0.1:8080", "[::1]:8080", "unix:/path", each with "tls:" in front if wanted. NULL: `address`
- * is filled, with views into `text`; else what was expected. */
-const char *config_parse_address(struct view text, struct config_address *address);
-
 /* "https://host:port/path". NULL: `url` is filled, with views into `text` except for `authority`,
  * which the caller makes; else what was expected. */
 const char *config_parse_url(struct view text, struct config_url *url);
 
-/* Whether a text has the form of: an endpoint or a pattern of endpoints; an endpoint alone; a team's
- * name; the name of a server, "*." in front allowed; an origin of CORS; a variable; a credential. */
+/* Whether a text has the form of: an endpoint or a pattern of endpoints; an endpoint alone; the
+ * name of a server, "*." in front allowed; an origin of CORS; a variable; a credential. */
 bool config_is_endpoint_pattern(struct view text);
 bool config_is_endpoint(struct view text);
-bool config_is_team(struct view text);
 bool config_is_server_name(struct view text);
 bool config_is_origin(struct view text);
 bool config_is_variable(struct view text);

@@ -122,7 +122,7 @@ static void read_team(struct config_loader *loader, const cfg_t *parsed,
     *team = loader->defaults[CONFIG_SECTION_TEAM].team;
     team->index = (uint32_t)place;
     (void)read_options(loader, CONFIG_SECTION_TEAM, parsed, team, position);
-    (void)read_title(loader, parsed, config_is_team,
+    (void)read_title(loader, parsed, config_team_name_valid,
                      "a name of at most 64 letters, digits and _.-", position, &team->name);
 }
 

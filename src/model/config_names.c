@@ -45,7 +45,7 @@ bool config_is_endpoint_pattern(struct view text)
     return text.length == 0 || config_is_endpoint(text);
 }
 
-bool config_is_team(struct view text)
+bool config_team_name_valid(struct view text)
 {
     return is_made_of(text, 64, "_.-");
 }
