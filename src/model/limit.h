@@ -3,7 +3,8 @@
  *
  *     struct limit_policy policy;
  *     limit_policy_init(&policy, 100, LIMIT_SECOND_NS, 200)      100/s, burst 200
- *     struct limit_charge charges[] = {{&policy, &key->state}, {&team_policy, &team->state}};
+ *     struct limit_charge charges[] = {{.policy = &policy, .state = &key->state},
+ *                                     {.policy = &team_policy, .state = &team->state}};
  *     struct limit_decision decision = limit_take(charges, 2, clock_mono_us() * 1000);
  *     if (!decision.allowed) 429, Retry-After from decision.wait_ns
  */
@@ -28,7 +29,8 @@ struct limit_policy {
     uint64_t burst;
 };
 
-/* The state of one limit; begins as 0: nothing used. Shared between threads. */
+/* The state of one limit: when it is whole again. Begins as 0: nothing used. Shared between
+ * threads. */
 struct limit_state {
     _Atomic uint64_t arrival_ns;
 };
@@ -37,6 +39,7 @@ struct limit_state {
 struct limit_charge {
     const struct limit_policy *policy;
     struct limit_state *state;
+    uint64_t charged_ns; /* limit_take()'s, for limit_give_back() */
 };
 
 struct limit_decision {
@@ -56,11 +59,12 @@ MUST_CHECK bool limit_policy_init(struct limit_policy *policy, uint64_t requests
  * limits: allowed, with `remaining` UINT64_MAX. `now_ns` is of one monotonic clock. Any thread.
  * While threads race at the edge of a limit, one may be refused for a charge that is then given
  * back; never are more allowed than the policy says. */
-MUST_CHECK struct limit_decision limit_take(const struct limit_charge *charges, size_t count,
+MUST_CHECK struct limit_decision limit_take(struct limit_charge *charges, size_t count,
                                             uint64_t now_ns);
 
-/* Gives one request back that limit_take() charged, for work that was never begun. */
-void limit_give_back(const struct limit_charge *charges, size_t count);
+/* Gives one request back that limit_take() charged to these same charges, for work that was never
+ * begun: as much of it as time hasn't given back already. */
+void limit_give_back(const struct limit_charge *charges, size_t count, uint64_t now_ns);
 
 /* What limit_take() would say, without charging. For whoami and RateLimit fields. */
 struct limit_decision limit_peek(const struct limit_charge *charges, size_t count,

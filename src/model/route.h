@@ -87,8 +87,9 @@ bool route_has_job(enum route_operation operation);
 struct view route_detail(enum route_result result);
 
 /* Appends the target for upstream: `base_path` (no "/" at its end, may be empty), endpoint,
- * operation, job or tail, then wait and ttl as far as the route has them, or the raw query. To send
- * another operation or wait, change a copy of the route. Not for ROUTE_WHOAMI. */
+ * operation, job or tail, then wait (of operations that take it) and ttl as far as the route has
+ * them, or the raw query. To send another operation or wait, change a copy of the route. Not for
+ * ROUTE_WHOAMI. */
 void route_append_target(struct builder *builder, struct view base_path,
                          const struct route *route);
 
