@@ -21,8 +21,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "sim/sim_raw.h"
-
 enum {
     BACKLOG = 4096,
     LISTENERS_MAXIMUM = 16,
@@ -292,6 +290,7 @@ void exchange_release(struct exchange *exchange)
         exchange->on_finished(exchange, exchange->finished_argument);
     if (exchange->hang_up_watch)
         event_free(exchange->hang_up_watch);
+    free(exchange->intercept_argument);
     free(exchange);
 }
 
@@ -313,6 +312,20 @@ static void exchange_detach(struct exchange *exchange)
     }
 }
 
+/* evhttp knows few reason phrases beyond the class's. */
+static const char *reason_of(int status)
+{
+    switch (status) {
+    case 401: return "Unauthorized";
+    case 402: return "Payment Required";
+    case 403: return "Forbidden";
+    case 409: return "Conflict";
+    case 429: return "Too Many Requests";
+    case 504: return "Gateway Timeout";
+    default: return NULL;
+    }
+}
+
 void exchange_reply(struct exchange *exchange, int status, const char *content_type,
     struct evbuffer *body)
 {
@@ -325,7 +338,7 @@ void exchange_reply(struct exchange *exchange, int status, const char *content_t
     if (content_type)
         exchange_add_field(exchange, "Content-Type", content_type);
     exchange_detach(exchange);
-    evhttp_send_reply(exchange->request, status, NULL, body);
+    evhttp_send_reply(exchange->request, status, reason_of(status), body);
     exchange_release(exchange);
 }
 
@@ -357,7 +370,7 @@ static void exchange_watch(struct exchange *exchange, exchange_gone *on_gone, vo
 {
     exchange->on_gone = on_gone;
     exchange->gone_argument = argument;
-    if (exchange->raw || exchange->hang_up_watch)
+    if (exchange->writer || exchange->hang_up_watch)
         return;
     evhttp_connection_set_closecb(exchange->connection, on_connection_closed, exchange);
     /* evhttp does not read while an answer is pending, so it would not notice a hang-up. */
@@ -390,8 +403,8 @@ void exchange_stream_start(struct exchange *exchange, const char *content_type,
 
 void exchange_stream_write(struct exchange *exchange, struct evbuffer *bytes)
 {
-    if (exchange->raw)
-        raw_write_chunk(exchange->raw, bytes);
+    if (exchange->writer)
+        exchange->writer->write_chunk(exchange->writer_argument, bytes);
     else
         evhttp_send_reply_chunk(exchange->request, bytes);
 }
@@ -404,8 +417,8 @@ size_t exchange_stream_backlog(const struct exchange *exchange)
 
 void exchange_stream_end(struct exchange *exchange)
 {
-    if (exchange->raw) {
-        raw_finish(exchange->raw, true);
+    if (exchange->writer) {
+        exchange->writer->finish(exchange->writer_argument);
         return;
     }
     exchange_detach(exchange);

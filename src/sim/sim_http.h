@@ -20,12 +20,17 @@ struct event_base;
 struct evhttp_connection;
 struct evhttp_request;
 struct exchange;
-struct raw_connection;
 struct sim_http;
 
 typedef void exchange_gone(struct exchange *exchange, void *argument);
 typedef void exchange_intercept(struct exchange *exchange, int status, const char *content_type,
     struct evbuffer *body, void *argument);
+/* Who writes the answer when evhttp does not: see sim_raw.h. */
+struct exchange_writer {
+    void (*write_chunk)(void *argument, struct evbuffer *bytes);
+    void (*finish)(void *argument);
+};
+
 typedef void exchange_finished(struct exchange *exchange, void *argument);
 
 /* Owned by the server until it has ended. The fields below the line belong to who sets them. */
@@ -36,14 +41,15 @@ struct exchange {
     const char *method;
     const char *target;     /* exactly as received */
     struct sim_text body;   /* the whole body, contiguous */
-    struct raw_connection *raw; /* not NULL: answered outside evhttp */
+    const struct exchange_writer *writer; /* not NULL: answered outside evhttp */
+    void *writer_argument;
     struct event *hang_up_watch;
     bool streaming;
     /* ---- */
     exchange_gone *on_gone; /* the caller hung up; the exchange is freed after it returned */
     void *gone_argument;
     exchange_intercept *intercept; /* gets the answer instead of evhttp; takes the body's bytes */
-    void *intercept_argument;
+    void *intercept_argument; /* malloc'd, freed with the exchange */
     exchange_finished *on_finished; /* once, whatever the end; the place to give back limits */
     void *finished_argument;
 };

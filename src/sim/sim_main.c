@@ -9,13 +9,17 @@
 #include <sysexits.h>
 
 #include "sim/sim.h"
+#include "sim/sim_control.h"
+#include "sim/sim_fault.h"
 #include "sim/sim_http.h"
 #include "sim/sim_mock.h"
 #include "sim/sim_queue.h"
 #include "sim/sim_record.h"
 #include "sim/sim_routes.h"
+#include "sim/sim_strike.h"
 #include "sim/sim_target.h"
 #include "sim/sim_wait.h"
+#include "sim/sim_worker.h"
 
 static void on_accepted(struct job *job)
 {
@@ -33,6 +37,8 @@ static void on_ended(struct job *job)
 }
 
 static const struct queue_hooks hooks = {
+    .offer = worker_offer,
+    .worker_release = worker_release,
     .mock_begin = mock_begin,
     .mock_next_ms = mock_next_ms,
     .mock_step = mock_step,
@@ -42,13 +48,41 @@ static const struct queue_hooks hooks = {
     .ended = on_ended,
 };
 
+static bool is_job_route(const struct target *target)
+{
+    return target->count <= TARGET_SEGMENTS && sim_text_is(target->segment[0], "v2");
+}
+
+static void on_control(struct exchange *exchange, void *argument)
+{
+    struct target target;
+    target_parse(&target, sim_text_of(exchange->target));
+    if (sim_text_is(target.segment[0], "sim"))
+        control_handle(argument, exchange, &target);
+    else
+        wait_reply_not_found(exchange, "not found");
+}
+
 static void on_exchange(struct exchange *exchange, void *argument)
 {
     struct sim *sim = argument;
     struct target target;
     target_parse(&target, sim_text_of(exchange->target));
-    record_request(sim->record, exchange);
-    if (target.count <= TARGET_SEGMENTS && sim_text_is(target.segment[0], "v2"))
+    if (sim_text_is(target.segment[0], "sim")) {
+        control_handle(sim, exchange, &target);
+        return;
+    }
+    bool by_worker = is_job_route(&target) && worker_is_route(target.segment[2]);
+    record_request(
+        sim->record, exchange, by_worker ? RECORD_WORKER_REQUESTS : RECORD_REQUESTS);
+    struct fault *fault = is_job_route(&target)
+        ? faults_match(sim->faults, sim_text_of(exchange->method), &target, false)
+        : NULL;
+    if (fault && strike_begin(exchange, fault))
+        return;
+    if (by_worker)
+        worker_handle(sim, exchange, &target);
+    else if (is_job_route(&target))
         routes_handle(sim, exchange, &target);
     else
         wait_reply_not_found(exchange, "not found");
@@ -92,7 +126,40 @@ static bool start_listeners(struct sim *sim)
                 options->tls_certificate && !any_prefix, "listening"))
             return false;
     }
+    return !options->control || sim_http_listen(sim->control, options->control, false, "control");
+}
+
+static bool add_faults(struct sim *sim)
+{
+    for (size_t i = 0; i < sim->options.fault_count; i++) {
+        char problem[200];
+        if (faults_add(sim->faults, sim_text_of(sim->options.fault[i]), problem, sizeof problem) < 0) {
+            fprintf(stderr, "podgate-sim: --fault %s: %s\n", sim->options.fault[i], problem);
+            return false;
+        }
+    }
     return true;
+}
+
+/* Runs until a signal. Returns the exit code. */
+static int run(struct sim *sim)
+{
+    struct event *terminate = evsignal_new(sim->base, SIGTERM, on_signal, sim->base);
+    struct event *interrupt = evsignal_new(sim->base, SIGINT, on_signal, sim->base);
+    int exit_code = EX_UNAVAILABLE;
+    if (terminate && interrupt && event_add(terminate, NULL) == 0 &&
+        event_add(interrupt, NULL) == 0 && start_listeners(sim)) {
+        exit_code = EX_USAGE;
+        if (add_faults(sim)) {
+            exit_code = EX_OK;
+            event_base_dispatch(sim->base);
+        }
+    }
+    if (terminate)
+        event_free(terminate);
+    if (interrupt)
+        event_free(interrupt);
+    return exit_code;
 }
 
 int main(int argc, char **argv)
@@ -113,27 +180,21 @@ int main(int argc, char **argv)
     sim.base = event_base_new();
     sim.record = record_create(sim.options.requests_kept, log);
     sim.queue = sim.base ? queue_create(&sim, &hooks) : NULL;
-    if (!sim.base || !sim.record || !sim.queue)
+    sim.faults = sim.base ? faults_create(sim.base) : NULL;
+    if (!sim.base || !sim.record || !sim.queue || !sim.faults)
         goto out;
     exit_code = EX_CONFIG;
-    sim.http = sim_http_create(sim.base, sim.options.tls_certificate, sim.options.tls_key, NULL,
-        raw_log, on_exchange, &sim);
-    if (!sim.http)
+    sim.http = sim_http_create(sim.base, sim.options.tls_certificate, sim.options.tls_key,
+        faults_hooks(sim.faults), raw_log, on_exchange, &sim);
+    sim.control = sim_http_create(sim.base, NULL, NULL, NULL, NULL, on_control, &sim);
+    if (!sim.http || !sim.control)
         goto out;
-    struct event *terminate = evsignal_new(sim.base, SIGTERM, on_signal, sim.base);
-    struct event *interrupt = evsignal_new(sim.base, SIGINT, on_signal, sim.base);
-    exit_code = EX_UNAVAILABLE;
-    if (terminate && interrupt && event_add(terminate, NULL) == 0 &&
-        event_add(interrupt, NULL) == 0 && start_listeners(&sim)) {
-        exit_code = EX_OK;
-        event_base_dispatch(sim.base);
-    }
-    if (terminate)
-        event_free(terminate);
-    if (interrupt)
-        event_free(interrupt);
+    faults_set_http(sim.faults, sim.http);
+    exit_code = run(&sim);
 out:
     sim_http_destroy(sim.http);
+    sim_http_destroy(sim.control);
+    faults_destroy(sim.faults);
     queue_destroy(sim.queue);
     record_destroy(sim.record);
     if (sim.base)

@@ -35,7 +35,7 @@ static void on_closed(struct evhttp_connection *connection, void *argument)
     (void)connection;
     struct raw_connection *raw = argument;
     if (raw->exchange) {
-        raw->exchange->raw = NULL;
+        raw->exchange->writer = NULL;
         exchange_abandon(raw->exchange);
     }
     evbuffer_free(raw->queue);
@@ -122,11 +122,23 @@ static void on_event(struct bufferevent *bufferevent, short what, void *argument
     evhttp_connection_free(raw->connection);
 }
 
-bool raw_take(struct exchange *exchange, const struct raw_plan *plan)
+static void write_chunk(void *argument, struct evbuffer *bytes)
+{
+    raw_write_chunk(argument, bytes);
+}
+
+static void finish(void *argument)
+{
+    raw_finish(argument, true);
+}
+
+static const struct exchange_writer writer = {.write_chunk = write_chunk, .finish = finish};
+
+struct raw_connection *raw_take(struct exchange *exchange, const struct raw_plan *plan)
 {
     struct raw_connection *raw = calloc(1, sizeof *raw);
     if (!raw)
-        return false;
+        return NULL;
     raw->queue = evbuffer_new();
     raw->timer = event_new(sim_http_base(exchange->http), -1, 0, on_timer, raw);
     if (!raw->queue || !raw->timer) {
@@ -135,13 +147,14 @@ bool raw_take(struct exchange *exchange, const struct raw_plan *plan)
         if (raw->timer)
             event_free(raw->timer);
         free(raw);
-        return false;
+        return NULL;
     }
     raw->plan = *plan;
     raw->exchange = exchange;
     raw->connection = exchange->connection;
     raw->bufferevent = evhttp_connection_get_bufferevent(exchange->connection);
-    exchange->raw = raw;
+    exchange->writer = &writer;
+    exchange->writer_argument = raw;
     if (exchange->hang_up_watch) {
         event_free(exchange->hang_up_watch);
         exchange->hang_up_watch = NULL;
@@ -151,7 +164,7 @@ bool raw_take(struct exchange *exchange, const struct raw_plan *plan)
     bufferevent_setcb(raw->bufferevent, on_read, on_written, on_event, raw);
     bufferevent_set_timeouts(raw->bufferevent, &stall, &stall);
     bufferevent_enable(raw->bufferevent, EV_READ | EV_WRITE);
-    return true;
+    return raw;
 }
 
 /* What is queued leaves from a timer: the end of the connection frees the exchange, which the
@@ -190,7 +203,7 @@ void raw_finish(struct raw_connection *raw, bool last_chunk)
         evbuffer_add(raw->queue, "0\r\n\r\n", 5);
     raw->finished = true;
     raw->exchange = NULL;
-    exchange->raw = NULL;
+    exchange->writer = NULL;
     exchange_release(exchange);
     if (raw->plan.drip_ms > 0 && event_pending(raw->timer, EV_TIMEOUT, NULL))
         return;

@@ -25,9 +25,9 @@ struct raw_plan {
     bool bad_chunk;    /* chunked answers get a broken chunk size after their first chunk */
 };
 
-/* Takes the exchange's connection. On success the exchange's raw is set; it lives on until
- * raw_finish() or the end of the connection. False: out of memory, nothing was taken. */
-bool raw_take(struct exchange *exchange, const struct raw_plan *plan);
+/* Takes the exchange's connection; streams write through it from now on. Ends with raw_finish() or
+ * the connection, which abandons the exchange. NULL: out of memory, nothing was taken. */
+struct raw_connection *raw_take(struct exchange *exchange, const struct raw_plan *plan);
 
 /* Queues bytes; `bytes` is emptied. Never ends the connection before it returned. */
 void raw_write(struct raw_connection *raw, struct evbuffer *bytes);

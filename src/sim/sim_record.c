@@ -47,7 +47,8 @@ struct sim_record {
 
 struct sim_record *record_create(int64_t requests_kept, FILE *log)
 {
-    static const size_t sizes[RECORD_LISTS] = {0, JOBS_KEPT, RUNS_KEPT};
+    const size_t sizes[RECORD_LISTS] = {
+        (size_t)requests_kept, (size_t)requests_kept, JOBS_KEPT, RUNS_KEPT};
     struct sim_record *record = calloc(1, sizeof *record);
     if (!record)
         return NULL;
@@ -57,7 +58,7 @@ struct sim_record *record_create(int64_t requests_kept, FILE *log)
     for (int i = 0; i < RECORD_LISTS; i++) {
         struct ring *ring = &record->rings[i];
         ring->next = 1;
-        ring->size = i == RECORD_REQUESTS ? (size_t)requests_kept : sizes[i];
+        ring->size = sizes[i];
         ring->entries = ring->size ? calloc(ring->size, sizeof *ring->entries) : NULL;
         complete = complete && (ring->entries || ring->size == 0);
     }
@@ -133,10 +134,11 @@ static void digest_hex(const struct entry *entry, char out[65])
         snprintf(out + 2 * i, 3, "%02x", entry->digest[i]);
 }
 
-void record_request(struct sim_record *record, const struct exchange *exchange)
+void record_request(struct sim_record *record, const struct exchange *exchange,
+    enum record_list list)
 {
-    if (record->rings[RECORD_REQUESTS].size == 0) {
-        record->rings[RECORD_REQUESTS].count++;
+    if (record->rings[list].size == 0) {
+        record->rings[list].count++;
         return;
     }
     struct evkeyvalq *fields = evhttp_request_get_input_headers(exchange->request);
@@ -156,12 +158,12 @@ void record_request(struct sim_record *record, const struct exchange *exchange)
         entry->field_pairs++;
     }
     put_start(record, entry, at, exchange->body, START_BYTES);
-    ring_add(record, RECORD_REQUESTS, entry);
+    ring_add(record, list, entry);
     if (record->log) {
         char hex[65];
         digest_hex(entry, hex);
-        fprintf(record->log, "event=request number=%" PRId64 " method=%s target=%s bytes=%zu sha256=%s\n",
-            entry->number, exchange->method, exchange->target, entry->bytes, hex);
+        fprintf(record->log, "event=%s number=%" PRId64 " method=%s target=%s bytes=%zu sha256=%s\n",
+            list == RECORD_REQUESTS ? "request" : "worker_request", entry->number, exchange->method, exchange->target, entry->bytes, hex);
         fflush(record->log);
     }
 }
@@ -244,6 +246,7 @@ static void write_entry(struct evbuffer *out, enum record_list list, const struc
         out, "{\"number\":%" PRId64 ",\"wallMs\":%" PRId64, entry->number, entry->wall_ms);
     switch (list) {
     case RECORD_REQUESTS:
+    case RECORD_WORKER_REQUESTS:
         at = write_next(out, "method", at);
         at = write_next(out, "target", at);
         evbuffer_add_printf(out, ",\"headers\":[");

@@ -17,15 +17,22 @@ struct exchange;
 struct job;
 struct sim_record;
 
-enum record_list { RECORD_REQUESTS, RECORD_JOBS, RECORD_RUNS, RECORD_LISTS };
+enum record_list {
+    RECORD_REQUESTS,        /* of callers, and whatever else is no worker's */
+    RECORD_WORKER_REQUESTS, /* for the routes of real workers */
+    RECORD_JOBS,
+    RECORD_RUNS,
+    RECORD_LISTS
+};
 
-/* `requests_kept` bounds the ring of requests, 0 records none. `log` gets a line per entry; NULL
+/* `requests_kept` bounds each ring of requests, 0 records none. `log` gets a line per entry; NULL
  * for none; it stays the caller's. NULL: out of memory. */
 MUST_CHECK struct sim_record *record_create(int64_t requests_kept, FILE *log);
 void record_destroy(struct sim_record *record);
 
-/* A request was received, whole. */
-void record_request(struct sim_record *record, const struct exchange *exchange);
+/* A request was received, whole; `list` is one of the two for requests. */
+void record_request(struct sim_record *record, const struct exchange *exchange,
+    enum record_list list);
 
 /* A job was accepted. */
 void record_job(struct sim_record *record, const struct job *job);
