@@ -21,6 +21,9 @@
 enum {
     /* Callers per socket and wake-up; the others of the worker have a turn in between. */
     ACCEPT_BATCH = 64,
+    /* Rounds of the last sweep before a socket is closed: a full queue, and not those who go on
+     * coming meanwhile. */
+    SWEEP_BATCHES = 64,
     RETRY_MS = 100,
     /* A state is over, for the log, when nothing of it was seen for so long: it comes and goes many
      * times a second while it lasts. */
@@ -485,7 +488,7 @@ void listener_stop(struct listener *listener)
         if (listener_set_is_own(listener->set, i)) {
             /* Who waits in a socket that is closed is reset: take them, as far as possible. */
             listener->paused = 0;
-            while (accept_batch(acceptor)) {
+            for (int round = 0; round < SWEEP_BATCHES && accept_batch(acceptor); round++) {
                 continue;
             }
         }
