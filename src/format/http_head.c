@@ -433,10 +433,6 @@ static enum http_head_result parse_target(struct http_request_head *request,
     }
     request->target_offset = (uint16_t)head->mark;
     request->target_length = (uint16_t)(position - head->mark);
-    if (!settle_target_form(request,
-                            view_make(input->data + head->mark, position - head->mark))) {
-        return HTTP_HEAD_BAD_TARGET;
-    }
     head->position = head->mark = (uint32_t)position + 1;
     head->phase = PHASE_VERSION;
     return HTTP_HEAD_OK;
@@ -456,7 +452,8 @@ static enum http_head_result match(struct http_head *head, const struct input *i
         bool fits = pattern.data[i] == '0' ? http_byte_is(byte, HTTP_BYTE_DIGIT)
                                            : byte == pattern.data[i];
         if (!fits) {
-            return refuse(head, input, position, otherwise);
+            bool behind_cr = i > 0 && pattern.data[i - 1] == '\r';
+            return behind_cr ? HTTP_HEAD_BARE_CR : refuse(head, input, position, otherwise);
         }
     }
     return HTTP_HEAD_OK;
@@ -480,6 +477,9 @@ static enum http_head_result parse_version(struct http_request_head *request,
     }
     if (!settle_version(head, input->data)) {
         return HTTP_HEAD_VERSION;
+    }
+    if (!settle_target_form(request, http_request_target(request))) {
+        return HTTP_HEAD_BAD_TARGET;
     }
     head->position = head->mark + 10;
     head->phase = PHASE_FIELD_START;
