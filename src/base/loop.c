@@ -26,6 +26,7 @@ struct loop {
     struct loop_grave *graves;
     int wake_descriptor;
     _Atomic uint64_t heartbeat_ms;
+    _Atomic bool stopping;
     pthread_mutex_t lock;
     struct mail *mail_first;
     struct mail **mail_last;
@@ -40,6 +41,11 @@ static void bury_all(struct loop *loop)
         grave->next = NULL;
         grave->destroy(grave->object);
     }
+}
+
+void loop_flush_graves(struct loop *loop)
+{
+    bury_all(loop);
 }
 
 static void on_burial(evutil_socket_t descriptor, short what, void *argument)
@@ -79,6 +85,9 @@ static void on_wake(evutil_socket_t descriptor, short what, void *argument)
         mail->function(mail->argument);
         free(mail);
         mail = next;
+    }
+    if (atomic_exchange(&loop->stopping, false)) {
+        event_base_loopbreak(loop->base);
     }
 }
 
@@ -183,19 +192,22 @@ bool loop_run(struct loop *loop)
     return event_base_loop(loop->base, EVLOOP_NO_EXIT_ON_EMPTY) >= 0;
 }
 
-static void break_loop(void *argument)
+static void wake(struct loop *loop)
 {
-    struct loop *loop = argument;
+    uint64_t one = 1;
 
-    event_base_loopbreak(loop->base);
+    /* Fails only when the counter is full, and then the loop is awake anyway. */
+    if (write(loop->wake_descriptor, &one, sizeof one) < 0) {
+        return;
+    }
 }
 
+/* A flag and no letter: stopping needs no memory. The base has no lock, so that only its own thread
+ * may break it. */
 void loop_stop(struct loop *loop)
 {
-    if (!loop_post(loop, break_loop, loop)) {
-        /* Without memory for a letter the flag that libevent reads at the end of a turn must do. */
-        event_base_loopbreak(loop->base);
-    }
+    atomic_store(&loop->stopping, true);
+    wake(loop);
 }
 
 bool loop_post(struct loop *loop, loop_function *function, void *argument)
@@ -215,12 +227,7 @@ bool loop_post(struct loop *loop, loop_function *function, void *argument)
     loop->mail_last = &mail->next;
     pthread_mutex_unlock(&loop->lock);
     if (was_empty) {
-        uint64_t one = 1;
-
-        /* Fails only when the counter is full, and then the loop is awake anyway. */
-        if (write(loop->wake_descriptor, &one, sizeof one) < 0) {
-            return true;
-        }
+        wake(loop);
     }
     return true;
 }

@@ -50,6 +50,10 @@ struct loop_grave {
 };
 void loop_bury(struct loop *loop, struct loop_grave *node, loop_function *destroy, void *object);
 
+/* Empties the graveyard now. Only when the loop's thread has left loop_run(), so that what a dead
+ * object's end needs can be freed after it. */
+void loop_flush_graves(struct loop *loop);
+
 /* Milliseconds of clock_mono_ms() at which the loop last proved that it turns (twice a second while
  * it does). Any thread. */
 uint64_t loop_heartbeat_ms(const struct loop *loop);
