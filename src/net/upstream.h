@@ -35,6 +35,15 @@ struct upstream_identity *upstream_identity_create(const struct config *config, 
  * is false with `*problem` when the new file can't be used: the old key stays. */
 MUST_CHECK bool upstream_identity_refresh(struct upstream_identity *identity, char **problem);
 
+/* Takes key, authorities and TLS settings from a newer configuration, before workers are given it.
+ * False with `*problem`: everything stays as it was. Main thread. */
+MUST_CHECK bool upstream_identity_adopt(struct upstream_identity *identity,
+                                        const struct config *config, char **problem);
+
+/* False when the kernel refused to lock the page that holds the key (RLIMIT_MEMLOCK): worth a
+ * warning at the start. */
+bool upstream_identity_is_locked(const struct upstream_identity *identity);
+
 /* Frees it once no worker uses it. NULL is allowed. */
 void upstream_identity_destroy(struct upstream_identity *identity);
 
@@ -131,11 +140,13 @@ MUST_CHECK struct upstream_exchange *upstream_send(struct upstream *upstream,
 /* In on_head() only: collect the body instead of telling each piece. on_body() then comes once, with
  * all bytes in `body` (appended; read from the socket straight into it where the framing allows) and
  * `last`; or, when more than `maximum_bytes` would come or the budget is used up, with what is there
- * and `last` false, after which pieces are told one by one. `body` stays the caller's and outlives
- * the exchange. */
+ * and `last` false, after which pieces are told one by one. In that first call `data` is what was
+ * collected, where it lies in `body`: not another piece. `body` stays the caller's and outlives the
+ * exchange. */
 void upstream_collect(struct upstream_exchange *exchange, struct body *body, size_t maximum_bytes);
 
-/* Stops and restarts reading the response: back-pressure from a slow caller. */
+/* Stops and restarts reading the response: back-pressure from a slow caller. What was read already
+ * (64 KiB at the most) is still told; idle_ms doesn't run meanwhile. */
 void upstream_pause(struct upstream_exchange *exchange);
 void upstream_resume(struct upstream_exchange *exchange);
 
