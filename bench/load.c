@@ -8,15 +8,18 @@
  *                             does; a latency counts from the instant that the request was due, so
  *                             a stall of the server is seen by all that it delayed (no "coordinated
  *                             omission")
+ *   --serve                   no load: be the upstream alone
  *   --hold                    each connection sends one request and stays. Lines on standard output:
  *                             "sent N" when all are sent, "answered N" when all have their answer;
  *                             ends when standard input does
  *
+ * --upstream HOST:PORT: the stand-in upstream (upstream.c) listens there, served by the same loop.
  * A FILE is one whole request, byte for byte; connection i sends FILE i modulo their number. The
  * last line on standard output is one JSON object with what happened. Any answer but 2xx, a broken
  * answer or a lost connection is counted, so that a fast wrong server doesn't look like a fast one.
  */
 #define _GNU_SOURCE
+#include "upstream.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -36,12 +39,15 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Open loop: what comes first is sent and not counted, until pools are filled and code is warm. */
+static const uint64_t warm_up_ns = 300000000U;
+
 enum { INPUT_BYTES = 4096, EVENTS = 256, CONNECTING_MAXIMUM = 64, REQUESTS_MAXIMUM = 64 };
 
 /* Latencies in nanoseconds: 64 linear steps per power of two, so that an error is below 1.6 %. */
 enum { STEP_BITS = 6, STEPS = 1 << STEP_BITS, BUCKETS = (64 - STEP_BITS) * STEPS };
 
-enum mode { MODE_CLOSED, MODE_OPEN, MODE_HOLD };
+enum mode { MODE_CLOSED, MODE_OPEN, MODE_HOLD, MODE_SERVE };
 
 struct request {
     char *bytes;
@@ -85,6 +91,8 @@ static int epoll_fd;
 static struct totals totals;
 static uint64_t histogram[BUCKETS];
 static uint64_t latency_maximum_ns;
+static uint64_t record_from_ns;
+static int upstream_fd = -1;
 static bool sending = true;    /* false once the time is over */
 static size_t busy;            /* connections in CONNECTION_BUSY */
 
@@ -217,7 +225,7 @@ static void connection_answered(struct connection *c)
         totals.last_refusal = c->status;
     }
     uint64_t now = mode == MODE_HOLD ? 0 : now_ns();
-    if (mode != MODE_HOLD) {
+    if (mode != MODE_HOLD && c->due_ns >= record_from_ns) {
         record(now - c->due_ns);
     }
     busy--;
@@ -316,6 +324,10 @@ static void wait_and_handle(uint64_t timeout_ns)
     }
     for (int i = 0; i < count; i++) {
         struct connection *c = events[i].data.ptr;
+        if (c == (void *)&upstream_fd) {
+            upstream_turn(0);
+            continue;
+        }
         if (c == NULL || c->state == CONNECTION_DEAD) {
             continue;
         }
@@ -389,6 +401,8 @@ static void run_open(void)
     }
     double interval_ns = 1e9 / rate;
     uint64_t begin = now_ns();
+    record_from_ns = begin + warm_up_ns;
+    seconds += (double)warm_up_ns / 1e9;
     uint64_t wanted = (uint64_t)(rate * seconds);
     uint64_t issued = 0;
     uint64_t give_up = begin + (uint64_t)(seconds * 1e9) + 5000000000U;
@@ -493,12 +507,19 @@ static void options_parse(int argc, char **argv)
             mode = MODE_OPEN;
             rate = strtod(argv[++i], NULL);
             seconds = strtod(argv[++i], NULL);
+        } else if (strcmp(argv[i], "--upstream") == 0 && left >= 1) {
+            upstream_fd = upstream_start(argv[++i]);
+        } else if (strcmp(argv[i], "--serve") == 0) {
+            mode = MODE_SERVE;
         } else if (strcmp(argv[i], "--hold") == 0) {
             mode = MODE_HOLD;
         } else {
             fprintf(stderr, "load: can't use %s (see the head of bench/load.c)\n", argv[i]);
             exit(64);
         }
+    }
+    if (mode == MODE_SERVE && upstream_fd >= 0) {
+        return;
     }
     if (request_count == 0 || address.sin_port == 0 || connection_count == 0) {
         fprintf(stderr, "load: --connect and --request are needed (see bench/load.c)\n");
@@ -512,11 +533,20 @@ int main(int argc, char **argv)
     /* Without this a sleep of 20 us takes 70: the kernel's default slack is 50 us. */
     (void)signal(SIGPIPE, SIG_IGN);
     (void)prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+    while (mode == MODE_SERVE) {
+        upstream_turn(-1);
+    }
     connections = calloc(connection_count, sizeof *connections);
     idle = calloc(connection_count + 1, sizeof *idle);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (connections == NULL || idle == NULL || epoll_fd < 0) {
         fail("start");
+    }
+    if (upstream_fd >= 0) {
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &upstream_fd};
+        if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, upstream_fd, &event) < 0) {
+            fail("epoll_ctl");
+        }
     }
     uint64_t begin = now_ns();
     if (mode == MODE_CLOSED) {

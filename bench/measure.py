@@ -7,7 +7,8 @@ import statistics
 import subprocess
 import time
 
-from servers import BENCH, BenchError, UPSTREAM_KEY, http_request, wait_until
+from servers import (BENCH, BenchError, UPSTREAM_KEY, http_request, others_seconds, place_child,
+                     wait_until)
 
 CHAT_BODY = (b'{"model":"m","messages":[{"role":"user","content":"Say hello."}],'
              b'"max_tokens":16,"temperature":0.5,"stream":false}')
@@ -16,6 +17,7 @@ HOLD_TARGET = "/v2/hold/openai/v1/chat/completions"
 WHOAMI_TARGET = "/podgate/v1/whoami"
 CONNECTIONS = 64
 HELD_JOBS = 10
+QUIET_SHARE = 0.10   # of one core: what other programs may take before a slice is repeated
 
 
 def request_bytes(method, target, key, body=b""):
@@ -34,10 +36,11 @@ def request_bytes(method, target, key, body=b""):
 class Load:
     """The load generator with its request files."""
 
-    def __init__(self, place, generator="load"):
+    def __init__(self, place, upstream, generator="load"):
         self.place = place
+        self.upstream = upstream
         self.generator = generator
-        self.program = place.compile("load")
+        self.program = place.load_program()
         self.files = {
             "proxied": [self._file("chat", "POST", CHAT_TARGET, CHAT_BODY)],
             "hold": [self._file("hold", "POST", HOLD_TARGET, CHAT_BODY)],
@@ -59,11 +62,14 @@ class Load:
         command = [self.program, "--connect", address, "--connections", str(connections)]
         for path in self.files[what]:
             command += ["--request", path]
+        if self.upstream.process is None:
+            command += ["--upstream", self.upstream.address]
         return command + list(options)
 
     def _result(self, command, seconds):
         result = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60,
-                                check=False)
+                                check=False,
+                                preexec_fn=lambda: place_child(self.place.load_core))
         if result.returncode != 0:
             raise BenchError(result.stderr.strip())
         return check_result(json.loads(result.stdout), " ".join(command))
@@ -91,7 +97,8 @@ class Load:
                    f"http://{address}{targets[what]}"]
         begin = time.monotonic()
         text = subprocess.run(command, capture_output=True, text=True, check=True,
-                              env=environment).stdout
+                              env=environment,
+                              preexec_fn=lambda: place_child(self.place.load_core)).stdout
         count = int(re.search(r"(\d+) requests in", text).group(1))
         if "Non-2xx" in text or "Socket errors" in text:
             raise BenchError("wrk saw errors:\n" + text)
@@ -185,41 +192,44 @@ def verify(server, place):
             expect(f"{name} reached the upstream:\n{head}", f"\n{name}:" not in head.lower())
     status, body, _ = http_request(server.address, "GET", WHOAMI_TARGET, None, good)
     expect(f"whoami: status {status}, body {body!r}", status == 200)
-    wait_until(f"{server.name}'s log lines", lambda: server.log_lines() >= lines + 3)
+    if server.logs:
+        wait_until(f"{server.name}'s log lines", lambda: server.log_lines() >= lines + 3)
 
 
 # ---- CPU per request -----------------------------------------------------------------------------
-
-
-def core_busy_seconds(core):
-    """What a core has worked so far, for whomever."""
-    with open("/proc/stat", encoding="ascii") as file:
-        for line in file:
-            if line.startswith(f"cpu{core} "):
-                ticks = [int(word) for word in line.split()[1:9]]
-                return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
-    raise BenchError(f"/proc/stat doesn't know core {core}")
 
 
 def slice_closed(server, load, what, seconds):
     """One slice of saturating load: CPU per request of the server, log writing included."""
     server.log_clear()
     user, system = server.cpu_seconds()
-    busy = core_busy_seconds(server.core)
+    running = [program for program in server.place.programs if program.process]
+    others = others_seconds(running)
     begin = time.monotonic()
     result = load.closed(server.address, what, seconds)
-    # Lines that are still in a buffer belong to these requests, and so does the work on them.
-    wait_until(f"{server.name}'s last log lines", lambda: server.log_lines() >= result["sent"],
-               15.0)
+    if server.logs:
+        # Lines still in a buffer belong to these requests, and so does the work on them.
+        wait_until(f"{server.name}'s last log lines",
+                   lambda: server.log_lines() >= result["sent"], 15.0)
     user_after, system_after = server.cpu_seconds()
     used = user_after - user + system_after - system
-    others = core_busy_seconds(server.core) - busy - used
+    others = others_seconds(running) - others
     return {"cpu_us": used / result["sent"] * 1e6,
             "user_us": (user_after - user) / result["sent"] * 1e6,
             "system_us": (system_after - system) / result["sent"] * 1e6,
             "rate": result["ok"] / result["elapsed_s"], "requests": result["sent"],
             "log_lines": server.log_lines(),
-            "core_others": max(0.0, others / (time.monotonic() - begin))}
+            "others": max(0.0, others / (time.monotonic() - begin))}
+
+
+def slice_quiet(server, load, what, seconds):
+    """A slice; taken again, at most twice, when other programs were busy."""
+    slices = []
+    while len(slices) < 3:
+        slices.append(slice_closed(server, load, what, seconds))
+        if slices[-1]["others"] < QUIET_SHARE:
+            break
+    return min(slices, key=lambda one: one["others"])
 
 
 def rounds_closed(subjects, load, rounds, seconds, tell):
@@ -232,7 +242,7 @@ def rounds_closed(subjects, load, rounds, seconds, tell):
     for number in range(rounds):
         for name in order:
             server, what = subjects[name]
-            slices[name].append(slice_closed(server, load, what, seconds))
+            slices[name].append(slice_quiet(server, load, what, seconds))
         tell(f"round {number + 1}/{rounds}: "
              + ", ".join(f"{name} {slices[name][-1]['cpu_us']:.2f}" for name in order) + " us")
         order = order[1:] + order[:1]
@@ -252,13 +262,30 @@ def ratio(slices, name, reference, field="cpu_us"):
 # ---- latency -------------------------------------------------------------------------------------
 
 
+def open_quiet(address, load, rate, seconds):
+    """Latencies at a constant rate; taken again, at most twice, when other programs were busy.
+
+    A program that takes the server's core for one time slice of 3 ms is all that p99 shows.
+    """
+    results = []
+    while len(results) < 3:
+        running = [program for program in load.place.programs if program.process]
+        others, begin = others_seconds(running), time.monotonic()
+        result = load.open(address, "proxied", rate, seconds)
+        result["others"] = max(0.0, others_seconds(running) - others) / (time.monotonic() - begin)
+        results.append(result)
+        if result["others"] < QUIET_SHARE:
+            break
+    return min(results, key=lambda one: one["others"])
+
+
 def rounds_open(subjects, load, rate, rounds, seconds, tell):
     """Latencies at a constant rate. subjects: {name: address}; gives {name: [result, ...]}."""
     results = {name: [] for name in subjects}
     order = list(subjects)
     for number in range(rounds):
         for name in order:
-            results[name].append(load.open(subjects[name], "proxied", rate, seconds))
+            results[name].append(open_quiet(subjects[name], load, rate, seconds))
         tell(f"round {number + 1}/{rounds}: "
              + ", ".join(f"{name} {results[name][-1]['p50_us']:.0f}/"
                          f"{results[name][-1]['p99_us']:.0f}" for name in order) + " us (p50/p99)")

@@ -14,7 +14,8 @@ NAMES = {"nginx": "nginx", "haproxy": "HAProxy", "podgate": "podgate",
          "nginx-unbuffered": "nginx, access log without `buffer=`",
          "nginx-request-id": "nginx, making an X-Request-Id as podgate does",
          "nginx-all-fields": "nginx, forwarding all fields",
-         "haproxy-all-fields": "HAProxy, forwarding all fields"}
+         "haproxy-all-fields": "HAProxy, forwarding all fields",
+         "haproxy-no-log": "HAProxy, without any log"}
 CODE_FENCE = "```"
 
 
@@ -113,8 +114,8 @@ def verdicts(figures):
 
 
 def others_share(figures):
-    """The part of the servers' core that other programs took: how quiet the machine was."""
-    shares = [one["core_others"] for part in ("proxied", "whoami") if part in figures
+    """What other programs took while it was measured, in shares of a core: median and worst."""
+    shares = [one["others"] for part in ("proxied", "whoami") if part in figures
               for slices in figures[part].values() for one in slices]
     return (statistics.median(shares), max(shares)) if shares else (0.0, 0.0)
 
@@ -141,7 +142,7 @@ def summary(figures):
               for target, figure, reached in verdicts(figures)]
     middle, most = others_share(figures)
     if most > 0:
-        parts.append(f"other programs on the servers' core: {middle:.0%} (median slice), "
+        parts.append(f"other programs used {middle:.0%} of a core (median slice), "
                      f"{most:.0%} (worst)")
     return plain("\n\n".join(parts))
 
@@ -163,8 +164,9 @@ def markdown(figures):
     text = f"""\
 {versions}; Linux {kernel}, {processor()}, {os.cpu_count()} cores; load by `bench/{
 options['generator']}{'.c' if options['generator'] == 'load' else '/request.lua'}`;
-{options['rounds']} rounds of {options['slice']:g} s, the servers in turn. Other programs had {
-middle:.0%} of the servers' core in the median slice and {most:.0%} in the worst.
+{options['rounds']} rounds of {options['slice']:g} s, the servers in turn. Other programs used {
+middle:.0%} of one core during the median slice and {most:.0%} during the worst (a slice is taken
+again, at most twice, when that is above 10 %).
 Ratios are medians of the ratios round by round. Ratios travel; absolute values don't.
 
 ### Targets
@@ -231,8 +233,8 @@ of the marked blocks is written by hand and stays.
     bench/run                          # about six minutes; --quick for a first look
     bench/profile --save
 
-Each server has one core for itself (`taskset`); the load generator and a small stand-in upstream
-(`bench/upstream.c`) share another. CPU per request is user plus system time of all processes and
+Each server has one core for itself (`taskset`); the load generator (`bench/load.c`) and a small
+stand-in upstream (`bench/upstream.c`) are one thread on another. CPU per request is user plus system time of all processes and
 threads of the server, from `/proc/PID/stat`, divided by the requests answered; log writing is in it.
 It is the figure to compare, since it doesn't depend on who saturates first. Slices of the servers
 take turns. Before anything is measured, each server is shown to refuse a wrong and a missing key, to

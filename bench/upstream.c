@@ -1,9 +1,8 @@
 /* upstream: the bench's stand-in for the Runpod API: small and fast, so that it doesn't disturb what
- * is measured. A tool of bench/run, never installed (podgate-sim is the faithful stand-in).
+ * is measured. Part of the program `load` (load.c): alone with --serve, or in the load generator's
+ * own loop, so that the two don't wait for each other's time slices on the core that they share.
  *
- *   upstream --listen HOST:PORT
- *
- * Answers, one thread, one epoll, keep-alive, HTTP/1.1:
+ * Answers, one epoll, keep-alive, HTTP/1.1:
  *   anything under /v2/hold/   held until /bench/release, then as below
  *   .../status/ID              IN_PROGRESS; COMPLETED after /bench/release
  *   /bench/...                 the bench's own: state (counts as JSON), last (the last request's
@@ -12,11 +11,11 @@
  * It trusts its callers: it reads a length-delimited body and nothing more exotic.
  */
 #define _GNU_SOURCE
+#include "upstream.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -43,6 +42,7 @@ struct connection {
 };
 
 static int epoll_fd;
+static int listener;
 static struct connection *held[CONNECTIONS_MAXIMUM];
 static size_t held_count;
 static size_t held_maximum;
@@ -233,7 +233,7 @@ static void connection_read(struct connection *c)
     }
 }
 
-static void accept_all(int listener)
+static void accept_all(void)
 {
     int one = 1;
     for (;;) {
@@ -283,33 +283,31 @@ static int listen_on(const char *text)
     return fd;
 }
 
-int main(int argc, char **argv)
+int upstream_start(const char *address)
 {
-    if (argc != 3 || strcmp(argv[1], "--listen") != 0) {
-        fprintf(stderr, "usage: upstream --listen HOST:PORT\n");
-        return 64;
-    }
-    (void)signal(SIGPIPE, SIG_IGN);
     fixed_answer_length =
         answer_format(fixed_answer, sizeof fixed_answer, "application/json", completion);
-    int listener = listen_on(argv[2]);
+    listener = listen_on(address);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     if (epoll_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &event) < 0) {
         fail("epoll");
     }
-    for (;;) {
-        struct epoll_event events[EVENTS];
-        int count = epoll_wait(epoll_fd, events, EVENTS, -1);
-        if (count < 0 && errno != EINTR) {
-            fail("epoll_wait");
-        }
-        for (int i = 0; i < count; i++) {
-            if (events[i].data.ptr == NULL) {
-                accept_all(listener);
-            } else {
-                connection_read(events[i].data.ptr);
-            }
+    return epoll_fd;
+}
+
+void upstream_turn(int timeout_ms)
+{
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(epoll_fd, events, EVENTS, timeout_ms);
+    if (count < 0 && errno != EINTR) {
+        fail("epoll_wait");
+    }
+    for (int i = 0; i < count; i++) {
+        if (events[i].data.ptr == NULL) {
+            accept_all();
+        } else {
+            connection_read(events[i].data.ptr);
         }
     }
 }
