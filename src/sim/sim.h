@@ -2,9 +2,13 @@
 #ifndef SIM_H
 #define SIM_H
 
+#include <stdint.h>
+#include <sys/queue.h>
+
 #include "sim/sim_clock.h"
 #include "sim/sim_options.h"
 
+struct event;
 struct event_base;
 struct sim_faults;
 struct sim_http;
@@ -20,6 +24,9 @@ struct sim {
     struct sim_record *record;
     struct sim_faults *faults;
     struct sim_queue *queue;
+    TAILQ_HEAD(delivery_list, delivery) deliveries; /* sim_webhook.c */
+    struct event *front_timer; /* sim_control.c: front=down */
+    int64_t front_down_ms;     /* still to come; -1: it is down, up again is next */
 };
 
 #endif

@@ -114,28 +114,19 @@ static void handle_counters(struct sim *sim, struct exchange *exchange)
 
 /* ---- front ---- */
 
-struct front_order {
-    struct sim *sim;
-    struct event *timer;
-    int64_t down_ms; /* -1: has been done, up again is next */
-};
-
 static void on_front_turn(evutil_socket_t fd, short what, void *argument)
 {
     (void)fd;
     (void)what;
-    struct front_order *order = argument;
-    if (order->down_ms >= 0) {
-        struct timeval wait = sim_clock_real_interval(order->down_ms);
-        order->down_ms = -1;
-        sim_http_down(order->sim->http, true);
-        evtimer_add(order->timer, &wait);
-        return;
-    }
-    if (!sim_http_up(order->sim->http))
+    struct sim *sim = argument;
+    if (sim->front_down_ms >= 0) {
+        struct timeval wait = sim_clock_real_interval(sim->front_down_ms);
+        sim->front_down_ms = -1;
+        sim_http_down(sim->http, true);
+        evtimer_add(sim->front_timer, &wait);
+    } else if (!sim_http_up(sim->http)) {
         fprintf(stderr, "podgate-sim: cannot listen again after front=down\n");
-    event_free(order->timer);
-    free(order);
+    }
 }
 
 static void handle_front(struct sim *sim, struct exchange *exchange)
@@ -147,18 +138,15 @@ static void handle_front(struct sim *sim, struct exchange *exchange)
         reply_problem(exchange, "expected {\"down_ms\":N}");
         return;
     }
-    struct front_order *order = calloc(1, sizeof *order);
-    if (order)
-        order->timer = evtimer_new(sim->base, on_front_turn, order);
-    if (!order || !order->timer) {
-        free(order);
+    if (!sim->front_timer)
+        sim->front_timer = evtimer_new(sim->base, on_front_turn, sim);
+    if (!sim->front_timer) {
         reply_problem(exchange, "out of memory");
         return;
     }
-    order->sim = sim;
-    order->down_ms = down_ms;
+    sim->front_down_ms = down_ms;
     struct timeval soon = sim_clock_real_interval(FRONT_DOWN_AFTER_MS);
-    evtimer_add(order->timer, &soon);
+    evtimer_add(sim->front_timer, &soon);
     reply_number(exchange, "down_ms", down_ms);
 }
 

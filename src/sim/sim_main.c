@@ -9,6 +9,7 @@
 #include <sysexits.h>
 
 #include "sim/sim.h"
+#include "sim/sim_batch.h"
 #include "sim/sim_control.h"
 #include "sim/sim_fault.h"
 #include "sim/sim_http.h"
@@ -19,6 +20,7 @@
 #include "sim/sim_strike.h"
 #include "sim/sim_target.h"
 #include "sim/sim_wait.h"
+#include "sim/sim_webhook.h"
 #include "sim/sim_worker.h"
 
 static void on_accepted(struct job *job)
@@ -31,9 +33,10 @@ static void on_run_ended(struct job *job)
     record_run(job->sim->record, job);
 }
 
-static void on_ended(struct job *job)
+static void on_endpoint_free(struct endpoint *endpoint)
 {
-    (void)job;
+    worker_forget_all(endpoint);
+    batch_forget_all(endpoint);
 }
 
 static const struct queue_hooks hooks = {
@@ -45,7 +48,8 @@ static const struct queue_hooks hooks = {
     .mock_free = mock_free,
     .run_ended = on_run_ended,
     .accepted = on_accepted,
-    .ended = on_ended,
+    .ended = webhook_deliver,
+    .endpoint_free = on_endpoint_free,
 };
 
 static bool is_job_route(const struct target *target)
@@ -176,6 +180,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     raise_descriptor_limit();
     sim_clock_init(&sim.clock, sim.options.time_scale);
+    TAILQ_INIT(&sim.deliveries);
     exit_code = EX_OSERR;
     sim.base = event_base_new();
     sim.record = record_create(sim.options.requests_kept, log);
@@ -192,6 +197,9 @@ int main(int argc, char **argv)
     faults_set_http(sim.faults, sim.http);
     exit_code = run(&sim);
 out:
+    if (sim.front_timer)
+        event_free(sim.front_timer);
+    webhook_forget_all(&sim);
     sim_http_destroy(sim.http);
     sim_http_destroy(sim.control);
     faults_destroy(sim.faults);

@@ -581,6 +581,7 @@ void queue_destroy(struct sim_queue *queue)
                 TAILQ_REMOVE(&endpoint->jobs, job, endpoint_link);
                 job_free(job);
             }
+            queue->hooks->endpoint_free(endpoint);
             free(endpoint->workers);
             free(endpoint->idle);
             free(endpoint);

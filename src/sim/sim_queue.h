@@ -27,6 +27,8 @@ struct queue_hooks {
     void (*run_ended)(struct job *job);
     void (*accepted)(struct job *job);
     void (*ended)(struct job *job);
+    /* At the end of the program: what other modules keep at the endpoint. */
+    void (*endpoint_free)(struct endpoint *endpoint);
 };
 
 struct submission {

@@ -9,10 +9,12 @@
 #include <strings.h>
 
 #include "sim/sim.h"
+#include "sim/sim_batch.h"
 #include "sim/sim_http.h"
 #include "sim/sim_limits.h"
 #include "sim/sim_openai.h"
 #include "sim/sim_queue.h"
+#include "sim/sim_submission.h"
 #include "sim/sim_target.h"
 #include "sim/sim_wait.h"
 
@@ -55,52 +57,28 @@ static void reply_brief(struct exchange *exchange, const struct job *job)
 
 /* ---- submits ---- */
 
-static int64_t policy_integer(struct sim_text policy, const char *key)
-{
-    struct sim_text value;
-    int64_t number;
-    return sim_json_get(policy, key, &value) && sim_json_integer(value, &number) ? number : 0;
-}
-
 /* Fills `submission` from a body. On failure the exchange was answered. */
 static bool read_submission(struct exchange *exchange, const struct target *target,
     enum job_kind kind, struct submission *submission)
 {
-    struct sim_text body = exchange->body;
-    struct sim_text value;
     size_t limit = kind == JOB_KIND_RUN ? RUN_BODY_BYTES : RUNSYNC_BODY_BYTES;
-    *submission = (struct submission){.kind = kind,
-        .input = sim_text_of(""),
-        .webhook = sim_text_of(""),
-        .s3_config = sim_text_of("")};
-    if (body.length > limit || !sim_json_valid(body) || sim_json_type(body) != SIM_JSON_OBJECT) {
+    enum submission_result result = exchange->body.length > limit
+        ? SUBMISSION_INVALID
+        : submission_read(submission, exchange->body, kind);
+    switch (result) {
+    case SUBMISSION_OK:
+        if (submission->ttl_ms == 0)
+            submission->ttl_ms = target_query_integer(target, "ttl", 0);
+        return true;
+    case SUBMISSION_INVALID:
         exchange_reply_json(exchange, 400,
             kind == JOB_KIND_RUN ? "{\"error\":\"json is invalid; max size is 10 MB\"}"
                                  : "{\"error\":\"json is invalid; max size is 20 MB\"}");
         return false;
+    case SUBMISSION_INPUT_NO_OBJECT: break;
     }
-    if (sim_json_get(body, "input", &value) && sim_json_type(value) != SIM_JSON_NULL) {
-        if (sim_json_type(value) != SIM_JSON_OBJECT) {
-            exchange_reply_json(exchange, 400, "{\"error\":\"input must be a json object\"}");
-            return false;
-        }
-        submission->input = value;
-    }
-    if (sim_json_get(body, "webhook", &value) && sim_json_type(value) == SIM_JSON_STRING)
-        submission->webhook = value;
-    if (sim_json_get(body, "s3Config", &value) && sim_json_type(value) == SIM_JSON_OBJECT)
-        submission->s3_config = value;
-    submission->ttl_ms = target_query_integer(target, "ttl", 0);
-    if (sim_json_get(body, "policy", &value) && sim_json_type(value) == SIM_JSON_OBJECT) {
-        struct sim_text flag;
-        submission->execution_limit_ms = policy_integer(value, "executionTimeout");
-        if (policy_integer(value, "ttl") > 0)
-            submission->ttl_ms = policy_integer(value, "ttl");
-        submission->low_priority =
-            sim_json_get(value, "lowPriority", &flag) && sim_json_type(flag) == SIM_JSON_TRUE;
-    }
-    submission->release_after_ms = policy_integer(submission->input, "mock_queue_delay");
-    return true;
+    exchange_reply_json(exchange, 400, "{\"error\":\"input must be a json object\"}");
+    return false;
 }
 
 static struct job *submit(struct endpoint *endpoint, struct exchange *exchange,
@@ -272,6 +250,13 @@ static void route_openai(struct endpoint *endpoint, struct exchange *exchange,
     openai_handle(endpoint, exchange, target);
 }
 
+static void route_batch(struct endpoint *endpoint, struct exchange *exchange,
+    const struct target *target, struct job *unused)
+{
+    (void)unused;
+    batch_handle(endpoint, exchange, target);
+}
+
 /* ---- dispatch ---- */
 
 static const struct route routes[] = {
@@ -285,6 +270,7 @@ static const struct route routes[] = {
     {"purge-queue", METHOD_POST, false, LIMIT_PURGE, route_purge},
     {"health", METHOD_GET, false, LIMIT_NONE, route_health},
     {"requests", METHOD_GET, false, LIMIT_REQUESTS, route_requests},
+    {"batch", METHOD_ANY, false, LIMIT_NONE, route_batch},
     {"openai", METHOD_ANY, false, LIMIT_OPENAI, route_openai},
 };
 

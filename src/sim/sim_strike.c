@@ -237,7 +237,8 @@ static void write_answer(struct evbuffer *out, const struct strike *strike,
         return;
     }
     if (fault->kind == FAULT_GARBAGE) {
-        evbuffer_add(out, "\x16\x03\x01\0\xff\xfe garbage\r\n\r\n\0\0{]", 24);
+        static const char noise[] = "\x16\x03\x01\0\xff\xfe garbage\r\n\r\n\0\0{]";
+        evbuffer_add(out, noise, sizeof noise - 1);
         return;
     }
     if (fault->kind == FAULT_INFORMATIONAL) {

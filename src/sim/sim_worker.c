@@ -172,6 +172,16 @@ void worker_release(struct job *job, bool stop)
     }
 }
 
+void worker_forget_all(struct endpoint *endpoint)
+{
+    while (!TAILQ_EMPTY(&endpoint->real_workers)) {
+        struct real_worker *worker = TAILQ_FIRST(&endpoint->real_workers);
+        TAILQ_REMOVE(&endpoint->real_workers, worker, link);
+        event_free(worker->silence);
+        free(worker);
+    }
+}
+
 /* ---- jobs to workers ---- */
 
 static void write_job(struct evbuffer *out, const struct job *job)

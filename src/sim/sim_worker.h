@@ -7,6 +7,7 @@
 
 #include "sim/sim_json.h"
 
+struct endpoint;
 struct exchange;
 struct job;
 struct sim;
@@ -23,5 +24,8 @@ bool worker_offer(struct job *job);
 
 /* The job leaves its real worker, which is told to stop it when `stop`. For queue_hooks. */
 void worker_release(struct job *job, bool stop);
+
+/* Frees the endpoint's workers; their jobs and held requests are gone already. */
+void worker_forget_all(struct endpoint *endpoint);
 
 #endif
