@@ -542,12 +542,16 @@ static struct config *load(const char *name, const struct view *text, bool check
     if (copy != NULL && text->length > 0)
         memcpy(copy, text->data, text->length);
     struct config_position nowhere = {.file = loader->position.file};
-    if (text == NULL)
+    if (text == NULL) {
+        /* It counts as read, for an include that leads back to it. */
+        loader->included = include_create(nowhere, name);
+        loader->out_of_memory = loader->out_of_memory || loader->included == NULL;
         read_file(loader, name, nowhere);
-    else if (copy == NULL)
+    } else if (copy == NULL) {
         loader->out_of_memory = true;
-    else
+    } else {
         read_text(loader, copy, text->length);
+    }
     free(copy);
     read_includes(loader);
     loader->position = nowhere;

@@ -413,6 +413,28 @@ static bool read_option(struct scan *scan, struct token name, int option)
     return token.kind == TOKEN_STRING || token.kind == TOKEN_WORD;
 }
 
+/* libconfuse leaks the arguments of a call that isn't whole, so it gets to see whole ones only. */
+static void read_include(struct scan *scan, struct token name, enum config_section_name section)
+{
+    if (section == CONFIG_SECTION_ROOT) {
+        struct token open = next_token(scan);
+        struct token file = next_token(scan);
+        struct token close = next_token(scan);
+        if (is_punctuation(open, '(') && is_punctuation(close, ')') &&
+            (file.kind == TOKEN_STRING || file.kind == TOKEN_WORD))
+            return;
+        config_error(scan->loader->errors, position_of(scan, name.line),
+                     "expected include(\"FILE\"), with one name");
+    } else {
+        config_error(scan->loader->errors, position_of(scan, name.line),
+                     "include in section %s, expected it outside of all sections",
+                     config_sections[section].name);
+    }
+    scan->at = name.end;
+    scan->line = name.line;
+    blank(scan, name.start, skip_construct(scan, name));
+}
+
 /* One name with what belongs to it. False: no sense in going on. */
 static bool read_statement(struct scan *scan, struct token token)
 {
@@ -420,12 +442,7 @@ static bool read_statement(struct scan *scan, struct token token)
     bool whole = token_name(scan, token, name);
     enum config_section_name section = scan->open[scan->depth].name;
     if (whole && strcmp(name, "include") == 0) {
-        if (section == CONFIG_SECTION_ROOT)
-            return skip_construct(scan, token) > token.end;
-        config_error(scan->loader->errors, position_of(scan, token.line),
-                     "include in section %s, expected it outside of all sections",
-                     config_sections[section].name);
-        blank(scan, token.start, skip_construct(scan, token));
+        read_include(scan, token, section);
         return true;
     }
     int option = whole ? config_option_find(section, name) : -1;

@@ -312,17 +312,19 @@ static bool copy_address(const struct setting *setting, struct config_address *a
 
 static bool set_address(const struct setting *setting)
 {
-    struct config_address *address = setting->field;
     const struct config_value *value = setting->values[0];
-    *address = (struct config_address){.text = VIEW("")};
+    struct config_address address = {.text = VIEW(""), .unix_path = VIEW("")};
     if (value->length > 0) {
-        const char *wrong = config_parse_address(view_of(value), address);
+        const char *wrong = config_parse_address(view_of(value), &address);
         if (wrong != NULL)
             return refuse(setting, value, wrong);
-        if (address->tls)
+        if (address.tls)
             return refuse(setting, value, "there is no TLS here, expected it without \"tls:\"");
     }
-    return copy_address(setting, address);
+    if (!copy_address(setting, &address))
+        return false;
+    *(struct config_address *)setting->field = address;
+    return true;
 }
 
 static bool set_addresses(const struct setting *setting)
@@ -335,11 +337,14 @@ static bool set_addresses(const struct setting *setting)
     bool good = true;
     for (size_t i = 0; i < setting->count; i++) {
         const struct config_value *value = setting->values[i];
-        const char *wrong = config_parse_address(view_of(value), &list->items[i]);
+        struct config_address address;
+        const char *wrong = config_parse_address(view_of(value), &address);
         if (wrong != NULL)
             good = refuse(setting, value, wrong);
-        else if (!copy_address(setting, &list->items[i]))
+        else if (!copy_address(setting, &address))
             return false;
+        else
+            list->items[i] = address;
         for (size_t j = 0; wrong == NULL && j < i; j++)
             if (view_equal(list->items[i].text, list->items[j].text))
                 good = refuse(setting, value, "is there twice, expected each address once");
@@ -366,19 +371,21 @@ static bool make_authority(const struct setting *setting, struct config_url *url
 
 static bool set_url(const struct setting *setting, bool proxy)
 {
-    struct config_url *url = setting->field;
     const struct config_value *value = setting->values[0];
-    *url = (struct config_url){.text = VIEW("")};
+    struct config_url url;
     if (value->length == 0 && proxy)
         return true;
-    const char *wrong = config_parse_url(view_of(value), url);
-    if (wrong == NULL && proxy && (url->tls || url->path.length > 0))
+    const char *wrong = config_parse_url(view_of(value), &url);
+    if (wrong == NULL && proxy && (url.tls || url.path.length > 0))
         wrong = "expected \"http://host:port\"";
     if (wrong != NULL)
         return refuse(setting, value, wrong);
-    return copy_text(setting, url->text, &url->text) &&
-           copy_text(setting, url->host, &url->host) &&
-           copy_text(setting, url->path, &url->path) && make_authority(setting, url);
+    if (!copy_text(setting, url.text, &url.text) || !copy_text(setting, url.host, &url.host) ||
+        !copy_text(setting, url.path, &url.path) || !make_authority(setting, &url))
+        return false;
+    /* Only now: a field must not keep views into a value, which is freed soon. */
+    *(struct config_url *)setting->field = url;
+    return true;
 }
 
 static bool set_store_url(const struct setting *setting)
@@ -409,11 +416,10 @@ static bool set_networks(const struct setting *setting)
             address_parse_network(view_of(setting->values[i]), &items[i]);
         if (result == ADDRESS_OK)
             continue;
-        struct view detail = address_detail(result);
-        char expected[160];
-        snprintf(expected, sizeof(expected), "%.*s, expected a network such as \"10.0.0.0/8\"",
-                 (int)detail.length, detail.data);
-        good = refuse(setting, setting->values[i], expected);
+        /* Its phrases are literals, so a NUL is behind them. */
+        good = refuse(setting, setting->values[i],
+                      result == ADDRESS_BAD ? "expected a network, such as \"10.0.0.0/8\""
+                                            : address_detail(result).data);
     }
     *(struct config_networks *)setting->field =
         (struct config_networks){.items = items, .count = setting->count};

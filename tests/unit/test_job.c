@@ -1,0 +1,45 @@
+#include "build_config.h"
+
+#include <criterion/criterion.h>
+
+#include "base/bytes.h"
+#include "model/job.h"
+
+Test(job, every_state_is_read_from_its_own_text)
+{
+    for (int i = 0; i < JOB_STATES; i++) {
+        enum job_state state;
+        const char *text = job_state_text((enum job_state)i);
+        cr_assert(job_state_parse(view_of_string(text), &state), "%s", text);
+        cr_assert_eq(state, (enum job_state)i, "%s", text);
+    }
+    cr_assert_str_eq(job_state_text(JOB_TIMED_OUT), "TIMED_OUT");
+    cr_assert_str_eq(job_state_text(JOB_IN_QUEUE), "IN_QUEUE");
+}
+
+Test(job, other_texts_are_no_state)
+{
+    enum job_state state;
+
+    cr_assert_not(job_state_parse(VIEW("completed"), &state));
+    cr_assert_not(job_state_parse(VIEW("COMPLETED "), &state));
+    cr_assert_not(job_state_parse(VIEW("COMPLETE"), &state));
+    cr_assert_not(job_state_parse(VIEW(""), &state));
+}
+
+Test(job, only_four_states_are_terminal_and_two_of_them_retryable)
+{
+    static const struct {
+        bool terminal;
+        bool retryable;
+    } expected[JOB_STATES] = {
+        [JOB_IN_QUEUE] = {false, false},  [JOB_IN_PROGRESS] = {false, false},
+        [JOB_RUNNING] = {false, false},   [JOB_COMPLETED] = {true, false},
+        [JOB_FAILED] = {true, true},      [JOB_CANCELLED] = {true, false},
+        [JOB_TIMED_OUT] = {true, true},
+    };
+    for (int i = 0; i < JOB_STATES; i++) {
+        cr_assert_eq(job_state_is_terminal((enum job_state)i), expected[i].terminal);
+        cr_assert_eq(job_state_is_retryable((enum job_state)i), expected[i].retryable);
+    }
+}
