@@ -24,12 +24,15 @@ enum {
     ROUND_MS = 20,
     /* A line that repeats is folded for this long before its count is written. */
     FOLD_MS = 5000,
+    /* How long the end of the daemon waits for a reader that takes no more lines. */
+    FAREWELL_MS = 500,
 };
 
 struct log_line {
     struct log_ring *ring;
     size_t length;
     bool json;
+    bool overflowed; /* by the field that is being added */
     char text[LINE_BYTES];
 };
 
@@ -60,6 +63,7 @@ struct log {
     pthread_mutex_t lock; /* guards `rings` against log_ring_create */
     struct log_ring *rings;
     /* The writer's own: */
+    char *line; /* as it came out of a ring */
     char *output;
     size_t output_length;
     uint64_t reported_dropped;
@@ -98,21 +102,30 @@ static void append_output(struct log *log, const char *data, size_t length)
     log->output_length += length;
 }
 
+/* A line of the writer's own, in the form of all others. */
 static void append_notice(struct log *log, const char *event, uint64_t count)
 {
-    char text[160];
+    bool json = log->format == LOG_FORMAT_JSON;
+    char text[192];
     struct builder line;
 
     builder_init(&line, text, sizeof text);
-    if (log->priorities) {
-        builder_append(&line, VIEW("<4>"));
+    builder_append(&line, log->priorities ? VIEW("<4>") : VIEW(""));
+    builder_append(&line, json ? VIEW("{") : VIEW(""));
+    if (!log->priorities) {
+        char stamp[CLOCK_RFC3339_LENGTH];
+
+        clock_format_rfc3339(clock_wall_ms(), stamp);
+        builder_append(&line, json ? VIEW("\"time\":\"") : VIEW("time="));
+        builder_append(&line, (struct view){stamp, sizeof stamp});
+        builder_append(&line, json ? VIEW("\",") : VIEW(" "));
     }
-    builder_append(&line, log->format == LOG_FORMAT_JSON ? VIEW("{\"level\":\"warning\",\"event\":\"")
-                                                         : VIEW("level=warning event="));
+    builder_append(&line, json ? VIEW("\"level\":\"warning\",\"event\":\"")
+                               : VIEW("level=warning event="));
     builder_append(&line, view_of_string(event));
-    builder_append(&line, log->format == LOG_FORMAT_JSON ? VIEW("\",\"count\":") : VIEW(" count="));
+    builder_append(&line, json ? VIEW("\",\"count\":") : VIEW(" count="));
     builder_append_u64(&line, count);
-    builder_append(&line, log->format == LOG_FORMAT_JSON ? VIEW("}\n") : VIEW("\n"));
+    builder_append(&line, json ? VIEW("}\n") : VIEW("\n"));
     append_output(log, builder_view(&line).data, builder_view(&line).length);
     builder_clear(&line);
 }
@@ -166,7 +179,7 @@ static void ring_copy(const struct log_ring *ring, size_t at, char *to, size_t l
     memcpy(to + first, ring->bytes, length - first);
 }
 
-static bool drain_ring(struct log *log, struct log_ring *ring, char *line)
+static bool drain_ring(struct log *log, struct log_ring *ring)
 {
     size_t written = atomic_load_explicit(&ring->written, memory_order_acquire);
     size_t at = atomic_load_explicit(&ring->read, memory_order_relaxed);
@@ -176,15 +189,15 @@ static bool drain_ring(struct log *log, struct log_ring *ring, char *line)
         uint32_t length;
 
         ring_copy(ring, at, (char *)&length, sizeof length);
-        ring_copy(ring, at + sizeof length, line, length);
+        ring_copy(ring, at + sizeof length, log->line, length);
         at += sizeof length + length;
         atomic_store_explicit(&ring->read, at, memory_order_release);
-        take_line(log, line, length);
+        take_line(log, log->line, length);
     }
     return any;
 }
 
-static bool drain_rings(struct log *log, char *line)
+static bool drain_rings(struct log *log)
 {
     struct log_ring *ring;
     bool any = false;
@@ -194,7 +207,7 @@ static bool drain_rings(struct log *log, char *line)
     ring = log->rings;
     pthread_mutex_unlock(&log->lock);
     for (; ring; ring = ring->next) {
-        any = drain_ring(log, ring, line) || any;
+        any = drain_ring(log, ring) || any;
     }
     dropped = atomic_load_explicit(&log->dropped, memory_order_relaxed);
     if (dropped != log->reported_dropped) {
@@ -240,21 +253,17 @@ static void *run_writer(void *argument)
 {
     static const struct timespec round = {0, ROUND_MS * 1000000L};
     struct log *log = argument;
-    char *line = malloc(LINE_BYTES + 64);
 
-    while (line && !atomic_load(&log->stopping)) {
-        if (drain_rings(log, line)) {
+    while (!atomic_load(&log->stopping)) {
+        if (drain_rings(log)) {
             nanosleep(&round, NULL);
         } else {
             sleep_until_woken(log);
         }
     }
-    if (line) {
-        drain_rings(log, line);
-        flush_folded(log);
-        write_all(log);
-    }
-    free(line);
+    drain_rings(log);
+    flush_folded(log);
+    write_all(log);
     return NULL;
 }
 
@@ -275,6 +284,19 @@ static bool start_writer(struct log *log)
     return started;
 }
 
+/* Frees what was allocated; no thread runs any more. */
+static void free_log(struct log *log)
+{
+    if (log->wake_descriptor >= 0) {
+        close(log->wake_descriptor);
+    }
+    free(log->line);
+    free(log->output);
+    free(log->folded);
+    pthread_mutex_destroy(&log->lock);
+    free(log);
+}
+
 struct log *log_create(int descriptor, enum log_format format, enum log_level level,
                        bool priorities)
 {
@@ -289,16 +311,12 @@ struct log *log_create(int descriptor, enum log_format format, enum log_level le
     atomic_init(&log->level, (int)level);
     pthread_mutex_init(&log->lock, NULL);
     log->wake_descriptor = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    log->line = malloc(LINE_BYTES);
     log->output = malloc(WRITE_BYTES);
     log->folded = malloc(LINE_BYTES);
-    if (log->wake_descriptor < 0 || !log->output || !log->folded || !start_writer(log)) {
-        if (log->wake_descriptor >= 0) {
-            close(log->wake_descriptor);
-        }
-        free(log->output);
-        free(log->folded);
-        pthread_mutex_destroy(&log->lock);
-        free(log);
+    if (log->wake_descriptor < 0 || !log->line || !log->output || !log->folded ||
+        !start_writer(log)) {
+        free_log(log);
         return NULL;
     }
     return log;
@@ -313,6 +331,22 @@ static void wake_writer(struct log *log)
     }
 }
 
+/* Waits for the writer to write what is left. One that hangs in a full pipe which nobody reads is
+ * cancelled there: all it holds is in `log`. */
+static void join_writer(struct log *log)
+{
+    struct timespec limit;
+
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_nsec += FAREWELL_MS % 1000 * 1000000L;
+    limit.tv_sec += FAREWELL_MS / 1000 + limit.tv_nsec / 1000000000;
+    limit.tv_nsec %= 1000000000;
+    if (pthread_timedjoin_np(log->thread, NULL, &limit) != 0) {
+        pthread_cancel(log->thread);
+        pthread_join(log->thread, NULL);
+    }
+}
+
 void log_destroy(struct log *log)
 {
     if (!log) {
@@ -320,7 +354,7 @@ void log_destroy(struct log *log)
     }
     atomic_store(&log->stopping, true);
     wake_writer(log);
-    pthread_join(log->thread, NULL);
+    join_writer(log);
     while (log->rings) {
         struct log_ring *ring = log->rings;
 
@@ -328,11 +362,7 @@ void log_destroy(struct log *log)
         free(ring->bytes);
         free(ring);
     }
-    close(log->wake_descriptor);
-    free(log->output);
-    free(log->folded);
-    pthread_mutex_destroy(&log->lock);
-    free(log);
+    free_log(log);
 }
 
 struct log_ring *log_ring_create(struct log *log, size_t bytes)
@@ -379,16 +409,25 @@ bool log_wants(const struct log_ring *ring, enum log_level level)
            (int)level <= atomic_load_explicit(&ring->log->level, memory_order_relaxed);
 }
 
-/* Room is kept for the end of the line, so that a clipped line still closes its JSON object. */
+/* Room is kept for the end of the line. What doesn't fit is remembered, see end_field(). */
 static void put(struct log_line *line, const char *data, size_t length)
 {
-    size_t room = LINE_BYTES - 8 - line->length;
-
-    if (length > room) {
-        length = room;
+    if (length > LINE_BYTES - 8 - line->length) {
+        line->overflowed = true;
+        return;
     }
     memcpy(line->text + line->length, data, length);
     line->length += length;
+}
+
+/* A field that does not fit is left out as a whole: half a string would make the line unreadable,
+ * and with it the fields that do fit. */
+static void end_field(struct log_line *line, size_t start)
+{
+    if (line->overflowed) {
+        line->length = start;
+        line->overflowed = false;
+    }
 }
 
 static void put_string(struct log_line *line, const char *text)
@@ -425,6 +464,7 @@ struct log_line *log_begin(struct log_ring *ring, enum log_level level, const ch
     }
     line = &ring->line;
     line->length = 0;
+    line->overflowed = false;
     if (ring->log->priorities) {
         put_string(line, priorities[level]);
     }
@@ -477,17 +517,10 @@ static void put_escaped(struct log_line *line, struct view value)
     }
 }
 
-void log_text(struct log_line *line, const char *key, struct view value)
+static void put_value(struct log_line *line, struct view value)
 {
     bool plain = true;
 
-    if (!line || value.length == 0) {
-        return;
-    }
-    if (value.length > VALUE_BYTES) {
-        value.length = VALUE_BYTES;
-    }
-    put_key(line, key);
     for (size_t i = 0; i < value.length && plain; i++) {
         plain = is_plain((unsigned char)value.data[i]);
     }
@@ -504,6 +537,19 @@ void log_text(struct log_line *line, const char *key, struct view value)
     put(line, "\"", 1);
 }
 
+void log_text(struct log_line *line, const char *key, struct view value)
+{
+    size_t start;
+
+    if (!line || value.length == 0) {
+        return;
+    }
+    start = line->length;
+    put_key(line, key);
+    put_value(line, view_first(value, VALUE_BYTES));
+    end_field(line, start);
+}
+
 void log_string(struct log_line *line, const char *key, const char *value)
 {
     if (line && value) {
@@ -515,16 +561,19 @@ void log_number(struct log_line *line, const char *key, uint64_t value)
 {
     char digits[20];
     size_t at = sizeof digits;
+    size_t start;
 
     if (!line) {
         return;
     }
+    start = line->length;
     do {
         digits[--at] = (char)('0' + value % 10);
         value /= 10;
     } while (value > 0);
     put_key(line, key);
     put(line, digits + at, sizeof digits - at);
+    end_field(line, start);
 }
 
 static void ring_put(struct log_ring *ring, size_t at, const char *from, size_t length)
