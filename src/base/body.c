@@ -10,19 +10,24 @@ struct body {
     _Atomic unsigned references;
     size_t length;
     size_t capacity;
-    char *bytes; /* `inlined` until it has to grow */
+    size_t charged_bytes; /* `capacity`, and what was inlined before it grew */
+    char *bytes;          /* `inlined` until it has to grow */
     char inlined[];
 };
 
+/* Nothing is taken that is not granted, even for a moment: a refused request for much must not make
+ * others fail that ask for little. */
 static bool charge(struct body_budget *budget, size_t bytes)
 {
     size_t maximum = atomic_load_explicit(&budget->maximum_bytes, memory_order_relaxed);
-    size_t before = atomic_fetch_add_explicit(&budget->used_bytes, bytes, memory_order_relaxed);
+    size_t used = atomic_load_explicit(&budget->used_bytes, memory_order_relaxed);
 
-    if (before > maximum || bytes > maximum - before) {
-        atomic_fetch_sub_explicit(&budget->used_bytes, bytes, memory_order_relaxed);
-        return false;
-    }
+    do {
+        if (used > maximum || bytes > maximum - used) {
+            return false;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&budget->used_bytes, &used, used + bytes,
+                                                    memory_order_relaxed, memory_order_relaxed));
     return true;
 }
 
@@ -48,46 +53,46 @@ struct body *body_create(struct body_budget *budget, size_t capacity)
     atomic_init(&body->references, 1);
     body->length = 0;
     body->capacity = capacity;
+    body->charged_bytes = capacity;
     body->bytes = body->inlined;
     return body;
 }
 
 static bool grow(struct body *body, size_t capacity)
 {
+    /* What was inlined can't be given back before the body is. */
+    bool inlined = body->bytes == body->inlined;
+    size_t more = inlined ? capacity : capacity - body->capacity;
     char *bytes;
 
-    if (!charge(body->budget, capacity - body->capacity)) {
+    if (!charge(body->budget, more)) {
         return false;
     }
-    if (body->bytes == body->inlined) {
-        bytes = malloc(capacity);
-        if (bytes) {
-            memcpy(bytes, body->bytes, body->length);
-        }
-    } else {
-        bytes = realloc(body->bytes, capacity);
-    }
+    bytes = realloc(inlined ? NULL : body->bytes, capacity);
     if (!bytes) {
-        release(body->budget, capacity - body->capacity);
+        release(body->budget, more);
         return false;
+    }
+    if (inlined) {
+        memcpy(bytes, body->inlined, body->length);
     }
     body->bytes = bytes;
     body->capacity = capacity;
+    body->charged_bytes += more;
     return true;
 }
 
 char *body_room(struct body *body, size_t wanted, size_t *room_bytes)
 {
     if (wanted > body->capacity - body->length) {
-        size_t capacity;
+        size_t needed;
 
-        if (__builtin_add_overflow(body->length, wanted, &capacity)) {
+        if (__builtin_add_overflow(body->length, wanted, &needed)) {
             return NULL;
         }
-        if (capacity < body->capacity * 2) {
-            capacity = body->capacity * 2;
-        }
-        if (!grow(body, capacity)) {
+        /* Twice as much saves copying later; when that can't be had, what is needed must do. */
+        if (!(needed < body->capacity * 2 && grow(body, body->capacity * 2)) &&
+            !grow(body, needed)) {
             return NULL;
         }
     }
@@ -131,7 +136,7 @@ void body_unref(struct body *body)
     if (!body || atomic_fetch_sub_explicit(&body->references, 1, memory_order_acq_rel) != 1) {
         return;
     }
-    release(body->budget, body->capacity);
+    release(body->budget, body->charged_bytes);
     if (body->bytes != body->inlined) {
         free(body->bytes);
     }
