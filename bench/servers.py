@@ -21,8 +21,13 @@ UPSTREAM_KEY = "rpa_BENCHBENCHBENCHBENCHBENCHBENCHBENCHBENCH"
 KEY_COUNT = 8
 BASE_62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-# What podgate lets through to the upstream; each server is told the same list.
-FIELDS_FORWARDED = ("Accept", "Content-Type", "User-Agent", "traceparent", "tracestate")
+# What podgate lets through to the upstream on OpenAI routes; each server is told the same. nginx can
+# only name fields, so of the families OpenAI-* and X-Stainless-* it has those that clients do send.
+FIELDS_FORWARDED = ("Accept", "Accept-Language", "Content-Type", "User-Agent", "traceparent",
+                    "tracestate", "baggage", "Last-Event-ID")
+FIELD_FAMILIES = ("OpenAI-", "X-Stainless-")
+FIELDS_OF_FAMILIES = ("OpenAI-Organization", "OpenAI-Project", "X-Stainless-Lang",
+                      "X-Stainless-Retry-Count")
 
 
 class BenchError(Exception):
@@ -337,7 +342,7 @@ class Nginx(Server):
         if self.allow_list:
             fields = ["proxy_pass_request_headers off;"]
             fields += [f"proxy_set_header {name} $http_{name.lower().replace('-', '_')};"
-                       for name in FIELDS_FORWARDED]
+                       for name in FIELDS_FORWARDED + FIELDS_OF_FAMILIES]
         identifier = ""
         if self.variant == "request-id":
             fields += ["proxy_set_header X-Request-Id $request_id;",
@@ -375,7 +380,8 @@ class Haproxy(Server):
                            + ("Host", "Content-Length", "Transfer-Encoding"))
         fields = ""
         if self.allow_list:
-            fields = f"http-request del-header '^(?!(?:{allowed})$)' -m reg"
+            families = "|".join(name.lower() for name in FIELD_FAMILIES)
+            fields = f"http-request del-header '^(?!(?:{allowed})$|{families})' -m reg"
         log = "log stdout format raw local0 info" if self.logs else ""
         return {**super().words(), "LOG": log, "FIELDS": fields}
 
