@@ -58,11 +58,22 @@ static bool mapping_has_flag(const void *address, const char *flag)
     return found;
 }
 
+/* What secret_is_locked() says is what the kernel says. Sanitizers make mlock() do nothing and report
+ * success, so that there is nothing to compare under them. */
+static void check_lock_is_reported(const struct secret *secret)
+{
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    cr_assert_eq(mapping_has_flag(secret, " lo"), secret_is_locked(secret));
+#else
+    (void)secret;
+#endif
+}
+
 Test(secret, is_kept_out_of_core_dumps)
 {
     struct secret *secret = secret_create(VIEW("key"));
     cr_assert(mapping_has_flag(secret, " dd"));
-    cr_assert_eq(mapping_has_flag(secret, " lo"), secret_is_locked(secret));
+    check_lock_is_reported(secret);
     secret_destroy(secret);
 }
 
@@ -73,7 +84,7 @@ Test(secret, works_without_the_right_to_lock_memory)
     struct secret *secret = secret_create(VIEW("key"));
     cr_assert_not_null(secret);
     /* Root may lock anyway; what is reported has to be what is so. */
-    cr_assert_eq(mapping_has_flag(secret, " lo"), secret_is_locked(secret));
+    check_lock_is_reported(secret);
     cr_assert(secret_equal(secret, VIEW("key")));
     secret_destroy(secret);
 }
