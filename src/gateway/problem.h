@@ -1,0 +1,70 @@
+/* Every error that podgate itself makes, on one screen: its status, its code and its words. The table
+ * in problem.c is the only place that knows them.
+ */
+#ifndef PODGATE_GATEWAY_PROBLEM_H
+#define PODGATE_GATEWAY_PROBLEM_H
+
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/compiler.h"
+
+enum problem {
+    PROBLEM_BAD_REQUEST,
+    PROBLEM_UNAUTHORIZED,
+    PROBLEM_FORBIDDEN_OPERATION,
+    PROBLEM_FORBIDDEN_ENDPOINT,
+    PROBLEM_FORBIDDEN_ADDRESS,
+    PROBLEM_PURGE_NEEDS_PURGE_ALL,
+    PROBLEM_NOT_FOUND,
+    PROBLEM_METHOD_NOT_ALLOWED,
+    PROBLEM_REQUEST_TIMEOUT,
+    PROBLEM_BODY_TOO_LARGE,
+    PROBLEM_TARGET_TOO_LONG,
+    PROBLEM_CONTENT_ENCODING,
+    PROBLEM_EXPECTATION,
+    PROBLEM_FIELDS_TOO_LARGE,
+    PROBLEM_RATE_LIMITED,
+    PROBLEM_CONCURRENCY_LIMITED,
+    PROBLEM_METHOD_UNKNOWN,
+    PROBLEM_IDEMPOTENCY_KEY,
+    PROBLEM_VERSION,
+    PROBLEM_BAD_WAIT,
+    PROBLEM_BAD_TTL,
+    PROBLEM_BAD_QUERY,
+    PROBLEM_INVALID_JSON,
+    PROBLEM_OVERLOADED,
+    PROBLEM_UPSTREAM_CREDENTIAL,
+    PROBLEM_UPSTREAM_ERROR,       /* a 4xx or 5xx that isn't JSON */
+    PROBLEM_UPSTREAM_NOT_JSON,    /* a success that isn't JSON */
+    PROBLEM_UPSTREAM_REDIRECT,
+    PROBLEM_UPSTREAM_UNREACHABLE,
+    PROBLEM_UPSTREAM_TLS,
+    PROBLEM_UPSTREAM_BROKEN,
+    PROBLEM_UPSTREAM_MALFORMED,
+    PROBLEM_UPSTREAM_TIMEOUT,
+    PROBLEM_UPSTREAM_BUSY,
+    PROBLEM_UPSTREAM_UNAVAILABLE, /* the breaker is open */
+    PROBLEM_SUBMIT_UNKNOWN,
+    PROBLEM_SUBMIT_TIMEOUT,
+    PROBLEM_COUNT
+};
+
+struct problem_text {
+    unsigned status;
+    const char *code;
+    const char *detail;
+};
+
+/* Status, code and sentence of a problem; literals. */
+const struct problem_text *problem_text(enum problem problem);
+
+/* The problem that stands for a status which the front decided (a bad head). */
+enum problem problem_of_status(unsigned status);
+
+/* Appends the JSON body of a problem; an empty `detail` takes the problem's own sentence. `status` 0
+ * takes the problem's own. */
+void problem_append_body(struct builder *builder, enum problem problem, unsigned status,
+                         struct view detail);
+
+#endif

@@ -1,0 +1,394 @@
+#include "build_config.h"
+
+#include "gateway/relay.h"
+
+#include "base/clock.h"
+#include "format/http_fields.h"
+#include "format/json_scan.h"
+#include "gateway/breaker.h"
+#include "model/metric_catalogue.h"
+
+enum { READ_RETRY_AFTER_S = 10, ERROR_BODY_BYTES = 1024 * 1024, FIRST_ANSWER_BYTES = 2048 };
+
+/* ---- what the upstream's head means ------------------------------------------------------------ */
+
+bool relay_status_is_failure(unsigned status)
+{
+    return status == 502 || status == 503 || status == 504;
+}
+
+static bool is_connect_failure(enum upstream_failure failure)
+{
+    return failure == UPSTREAM_NAME_UNKNOWN || failure == UPSTREAM_REFUSED ||
+           failure == UPSTREAM_CONNECT_TIMEOUT || failure == UPSTREAM_TLS ||
+           failure == UPSTREAM_PROXY;
+}
+
+void relay_report_failure(struct gateway *gateway, struct view endpoint,
+                          enum upstream_failure failure)
+{
+    if (failure != UPSTREAM_BUSY && failure != UPSTREAM_NO_MEMORY) {
+        breaker_report(gateway->breaker, endpoint,
+                       is_connect_failure(failure) ? BREAKER_UPSTREAM_FAILED
+                                                   : BREAKER_ENDPOINT_FAILED,
+                       clock_mono_ms());
+    }
+}
+
+uint64_t relay_retry_after_s(const struct http_response_head *head, bool is_read)
+{
+    struct view text = http_head_value(&head->head, HTTP_FIELD_RETRY_AFTER);
+    uint64_t seconds = 1;
+
+    if (head->status != 429 && head->status != 503) {
+        return 0;
+    }
+    if (text.length > 0 && !view_parse_u64(text, 86400, &seconds)) {
+        seconds = READ_RETRY_AFTER_S; /* a date, or too far off */
+    }
+    if (seconds == 0) {
+        seconds = 1;
+    }
+    return is_read && seconds > READ_RETRY_AFTER_S ? READ_RETRY_AFTER_S : seconds;
+}
+
+void relay_append_fields(struct builder *fields, const struct http_response_head *head,
+                         unsigned scope, uint64_t retry_after_s)
+{
+    if (retry_after_s > 0) {
+        struct http_head copy = head->head;
+
+        for (unsigned i = 0; i < copy.field_count; i++) {
+            copy.fields[i].hop = copy.fields[i].hop || copy.fields[i].id == HTTP_FIELD_RETRY_AFTER;
+        }
+        http_fields_append_response(fields, &copy, scope);
+        builder_append(fields, VIEW("Retry-After: "));
+        builder_append_u64(fields, retry_after_s);
+        builder_append(fields, VIEW("\r\n"));
+    } else {
+        http_fields_append_response(fields, &head->head, scope);
+    }
+    if (!http_head_has(&head->head, HTTP_FIELD_CONTENT_TYPE)) {
+        builder_append(fields, VIEW("Content-Type: application/json\r\n"));
+    }
+}
+
+static void begin_answer(struct request *request, const struct http_response_head *head)
+{
+    unsigned scope = HTTP_FORWARD_ALWAYS;
+
+    if (request->route.operation == ROUTE_OPENAI) {
+        scope |= HTTP_FORWARD_OPENAI;
+    }
+    request->origin = "upstream";
+    request_begin_reply(request, head->status);
+    relay_append_fields(&request->reply, head, scope, request->upstream_retry_after_s);
+}
+
+bool relay_read_facts(struct view answer, struct relay_facts *facts)
+{
+    struct json_member members[] = {
+        {.name = VIEW_INIT("id")}, {.name = VIEW_INIT("status")}, {.name = VIEW_INIT("output")}};
+
+    if (json_scan(answer, JSON_SCAN_NON_FINITE, members, ARRAY_LENGTH(members), NULL) !=
+        JSON_SCAN_OK) {
+        return false;
+    }
+    *facts = (struct relay_facts){.has_output = members[2].type != JSON_ABSENT};
+    if (members[0].type == JSON_STRING && !json_member_plain_string(&members[0], &facts->id)) {
+        facts->id = view_make(NULL, 0);
+    }
+    if (members[1].type == JSON_STRING && !json_member_plain_string(&members[1], &facts->status)) {
+        facts->status = view_make(NULL, 0);
+    }
+    return true;
+}
+
+/* ---- an answer that is collected --------------------------------------------------------------- */
+
+static void end_exchange(struct request *request)
+{
+    request->timing = upstream_timing(request->exchange);
+    request->exchange = NULL;
+}
+
+/* Not JSON: a 4xx keeps its status with our body, a 5xx and a would-be success become 502. */
+static void refuse_not_json(struct request *request)
+{
+    unsigned status = request->upstream_status;
+
+    if (request->plan->is_submit && (status >= 500 || status < 300)) {
+        metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0, 1);
+    }
+    if (status >= 400 && status < 500) {
+        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, status, request->upstream_retry_after_s);
+    } else if (status >= 500) {
+        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, 502, request->upstream_retry_after_s);
+    } else {
+        request_refuse(request, PROBLEM_UPSTREAM_NOT_JSON, 0);
+    }
+}
+
+/* The bytes are ours alone until they are sent, so the key can be masked in place. */
+static void mask_key(struct request *request, struct view bytes)
+{
+    union {
+        const char *constant;
+        char *writable;
+    } data = {.constant = bytes.data};
+    size_t found =
+        upstream_identity_mask(request->gateway->shared->identity, data.writable, bytes.length);
+
+    if (found > 0) {
+        metrics_add(request->gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
+    }
+}
+
+static void complete_answer(struct request *request)
+{
+    struct view answer = body_view(request->answer);
+    struct relay_facts facts;
+
+    if (!relay_read_facts(answer, &facts)) {
+        refuse_not_json(request);
+        return;
+    }
+    mask_key(request, answer);
+    if (request->plan->observe) {
+        request->plan->observe(request, &facts);
+    }
+    request_send_reply(request, answer, request->answer);
+    request_move_work(request, WORK_DONE);
+}
+
+static void begin_collecting(struct request *request, const struct http_response_head *head)
+{
+    struct gateway *gateway = request->gateway;
+    uint64_t maximum = head->status < 400 ? request->config->retention.max_result_bytes
+                                          : (uint64_t)ERROR_BODY_BYTES;
+    uint64_t capacity = head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum
+                            ? head->head.content_length
+                            : (uint64_t)FIRST_ANSWER_BYTES;
+
+    request->answer = body_create(gateway->shared->budget, (size_t)capacity);
+    if (!request->answer) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return;
+    }
+    upstream_collect(request->exchange, request->answer, (size_t)maximum);
+}
+
+/* ---- an answer in pieces ----------------------------------------------------------------------- */
+
+static void begin_streaming(struct request *request)
+{
+    if (request->answer_has_length) {
+        http_field_append_length(&request->reply, request->answer_length);
+    }
+    request->streaming = true;
+    request_begin_pieces(request, request->answer_has_length);
+}
+
+static void send_piece(struct request *request, struct view data, bool last)
+{
+    bool taken;
+
+    mask_key(request, data);
+    if (last) {
+        end_exchange(request);
+    }
+    taken = request_send_piece(request, data, last);
+    if (last) {
+        request_move_work(request, WORK_DONE);
+    } else if (!request_has_caller(request)) {
+        upstream_abort(request->exchange);
+        request->exchange = NULL;
+        request_move_work(request, WORK_DONE);
+    } else if (!taken) {
+        request->paused = true;
+        upstream_pause(request->exchange);
+    }
+}
+
+/* ---- what the exchange tells ------------------------------------------------------------------- */
+
+static void on_head(void *owner, struct upstream_exchange *exchange,
+                    const struct http_response_head *head)
+{
+    struct request *request = owner;
+    struct gateway *gateway = request->gateway;
+
+    request->exchange = exchange;
+    request->timing = upstream_timing(exchange);
+    request->upstream_status = head->status;
+    request->upstream_retry_after_s = relay_retry_after_s(head, request->plan->is_read);
+    request->answer_has_length = head->head.framing == HTTP_BODY_LENGTH ||
+                                 head->head.framing == HTTP_BODY_NONE;
+    request->answer_length = head->head.content_length;
+    metrics_add(gateway->metrics, METRIC_UPSTREAM_REQUESTS, request->route.operation,
+                metric_status_class(head->status), 1);
+    breaker_report(gateway->breaker, request->route.endpoint,
+                   relay_status_is_failure(head->status) ? BREAKER_ENDPOINT_FAILED : BREAKER_OK,
+                   clock_mono_ms());
+    if (head->status == 401 || head->status == 403) {
+        request_refuse(request, PROBLEM_UPSTREAM_CREDENTIAL, 0);
+        return;
+    }
+    if (head->status >= 300 && head->status < 400) {
+        request_refuse(request, PROBLEM_UPSTREAM_REDIRECT, 0);
+        return;
+    }
+    if (request_has_caller(request)) {
+        begin_answer(request, head);
+    }
+    if (request->plan->streaming && head->status < 400) {
+        begin_streaming(request);
+    } else {
+        begin_collecting(request, head);
+    }
+}
+
+static void on_body(void *owner, struct upstream_exchange *exchange, struct view data, bool last)
+{
+    struct request *request = owner;
+
+    (void)exchange;
+    if (request->streaming) {
+        send_piece(request, data, last);
+    } else if (last) {
+        end_exchange(request);
+        complete_answer(request);
+    } else if (request->upstream_status >= 400) {
+        refuse_not_json(request); /* no error of the upstream's own is this long */
+    } else {
+        /* Above what podgate keeps: served, not held. */
+        begin_streaming(request);
+        send_piece(request, data, false);
+    }
+}
+
+static void on_pause(void *owner, struct upstream_exchange *exchange)
+{
+    struct request *request = owner;
+
+    (void)exchange;
+    if (request->streaming && !request->head_sent) {
+        send_piece(request, VIEW(""), false);
+    }
+}
+
+static void log_unknown_submit(const struct request *request, enum upstream_failure failure)
+{
+    struct log_line *line =
+        log_begin(request->gateway->log, LOG_LEVEL_WARNING, "submit_unknown");
+
+    log_text(line, "request_id", request->id);
+    log_text(line, "team", request->ticket.key->team->name);
+    log_text(line, "operation", route_operation_name(request->route.operation));
+    log_text(line, "endpoint", request->route.endpoint);
+    log_string(line, "reason", upstream_failure_text(failure));
+    log_end(line);
+    metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0, 1);
+}
+
+/* A success that broke off behind a complete top-level id: the job is known (docs/architecture.md), so
+ * its caller gets the id, with the one state that promises nothing. */
+static bool answer_with_id(struct request *request)
+{
+    struct json_member members[] = {{.name = VIEW_INIT("id")}};
+    struct view id;
+    struct view cut = body_view(request->answer);
+    char storage[REQUEST_JOB_BYTES + 64];
+    struct builder text;
+
+    /* The scan stops where the text was cut, behind the members that it met. */
+    if (request->upstream_status != 200 || !request_has_caller(request) ||
+        json_scan(cut, JSON_SCAN_NON_FINITE, members, 1, NULL) != JSON_SCAN_CUT ||
+        members[0].type != JSON_STRING || !json_member_plain_string(&members[0], &id) ||
+        !route_job_valid(id)) {
+        return false;
+    }
+    builder_init(&text, storage, sizeof storage);
+    builder_append(&text, VIEW("{\"id\":\""));
+    builder_append(&text, id);
+    builder_append(&text, VIEW("\",\"status\":\"IN_PROGRESS\"}"));
+    request->origin = "gateway";
+    request_begin_reply(request, 200);
+    builder_append(&request->reply, VIEW("Content-Type: application/json\r\n"
+                                         "Podgate-Origin: gateway\r\n"));
+    request_send_reply(request, builder_view(&text), NULL);
+    builder_clear(&text);
+    request_move_work(request, WORK_DONE);
+    return true;
+}
+
+static void on_failure(void *owner, struct upstream_exchange *exchange,
+                       enum upstream_failure failure, bool may_be_processed)
+{
+    struct request *request = owner;
+    struct gateway *gateway = request->gateway;
+
+    (void)exchange;
+    request->exchange = NULL;
+    if (!request->reason) {
+        request->reason = upstream_failure_text(failure);
+    }
+    metrics_add(gateway->metrics, METRIC_UPSTREAM_FAULTS, failure, 0, 1);
+    relay_report_failure(gateway, request->route.endpoint, failure);
+    if (request->head_sent) {
+        request_break_off(request);
+        request_move_work(request, WORK_DONE);
+        return;
+    }
+    if (request->plan->is_submit && may_be_processed) {
+        if (request->answer && failure == UPSTREAM_INCOMPLETE && answer_with_id(request)) {
+            return;
+        }
+        log_unknown_submit(request, failure);
+        request_refuse(request,
+                       failure == UPSTREAM_TIMEOUT ? PROBLEM_SUBMIT_TIMEOUT : PROBLEM_SUBMIT_UNKNOWN,
+                       0);
+        return;
+    }
+    request_refuse_failure(request, failure);
+}
+
+static const struct upstream_handler handler = {
+    .on_head = on_head,
+    .on_body = on_body,
+    .on_pause = on_pause,
+    .on_failure = on_failure,
+};
+
+void relay_start(struct request *request, const struct relay_plan *plan, struct view method,
+                 const struct route *route, const struct upstream_deadlines *deadlines)
+{
+    struct gateway *gateway = request->gateway;
+    struct upstream_request sent = {
+        .body = request->body,
+        .expects_no_body = view_equal(method, VIEW("HEAD")),
+        .fresh_connection = plan->is_submit,
+        .resend = plan->resend,
+        .deadlines = *deadlines,
+    };
+    uint64_t retry_after_s = 0;
+
+    if (!breaker_allows(gateway->breaker, route->endpoint, clock_mono_ms(), &retry_after_s)) {
+        metrics_add(gateway->metrics, METRIC_REFUSALS, METRIC_REFUSAL_BREAKER, 0, 1);
+        request_refuse(request, PROBLEM_UPSTREAM_UNAVAILABLE, retry_after_s);
+        return;
+    }
+    request->plan = plan;
+    request_begin_sent_head(request, method, route);
+    if (builder_failed(&request->sent_head)) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return;
+    }
+    sent.head = builder_view(&request->sent_head);
+    request->exchange = upstream_send(gateway->upstream, &sent, &handler, request);
+    if (!request->exchange) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return;
+    }
+    request_move_work(request, WORK_AT_UPSTREAM);
+}
