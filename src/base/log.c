@@ -3,6 +3,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,8 +26,10 @@ enum {
     ROUND_MS = 20,
     /* A line that repeats is folded for this long before its count is written. */
     FOLD_MS = 5000,
-    /* How long the end of the daemon waits for a reader that takes no more lines. */
+    /* How long the end of the daemon waits for a reader that takes no more lines, and how often it is
+     * asked whether there is an end. */
     FAREWELL_MS = 500,
+    PATIENCE_MS = 100,
 };
 
 struct log_line {
@@ -53,11 +57,14 @@ struct log_ring {
 struct log {
     pthread_t thread;
     int descriptor;
+    size_t write_bytes; /* how much is written at once */
+    bool may_block;
     int wake_descriptor;
     enum log_format format;
     bool priorities;
     _Atomic int level;
     _Atomic bool stopping;
+    _Atomic uint64_t farewell_ms; /* once stopping: when to give a reader up that takes nothing */
     _Atomic bool asleep;
     _Atomic uint64_t dropped;
     pthread_mutex_t lock; /* guards `rings` against log_ring_create */
@@ -73,20 +80,33 @@ struct log {
     uint64_t folded_since_ms;
 };
 
+/* Waits until something can be written. False when the daemon ends and has waited enough. */
+static bool wait_for_reader(struct log *log)
+{
+    struct pollfd wait = {.fd = log->descriptor, .events = POLLOUT};
+
+    while (log->may_block && poll(&wait, 1, PATIENCE_MS) == 0) {
+        if (atomic_load(&log->stopping) && clock_mono_ms() >= atomic_load(&log->farewell_ms)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A pipe or socket that says it is writable takes PIPE_BUF bytes without blocking: so the writer
+ * hangs in no system call out of which log_destroy() couldn't get it. */
 static void write_all(struct log *log)
 {
     size_t done = 0;
 
-    while (done < log->output_length) {
-        ssize_t count = write(log->descriptor, log->output + done, log->output_length - done);
+    while (done < log->output_length && wait_for_reader(log)) {
+        size_t left = log->output_length - done;
+        ssize_t count = write(log->descriptor, log->output + done,
+                              left < log->write_bytes ? left : log->write_bytes);
 
         if (count > 0) {
             done += (size_t)count;
-        } else if (count < 0 && errno == EAGAIN) {
-            struct pollfd wait = {.fd = log->descriptor, .events = POLLOUT};
-
-            poll(&wait, 1, 1000);
-        } else if (count < 0 && errno != EINTR) {
+        } else if (count < 0 && errno != EINTR && errno != EAGAIN) {
             break; /* nobody reads any more: the lines are lost, the daemon goes on */
         }
     }
@@ -297,6 +317,14 @@ static void free_log(struct log *log)
     free(log);
 }
 
+static void look_at_descriptor(struct log *log)
+{
+    struct stat status;
+
+    log->may_block = fstat(log->descriptor, &status) != 0 || !S_ISREG(status.st_mode);
+    log->write_bytes = log->may_block ? PIPE_BUF : WRITE_BYTES;
+}
+
 struct log *log_create(int descriptor, enum log_format format, enum log_level level,
                        bool priorities)
 {
@@ -306,6 +334,7 @@ struct log *log_create(int descriptor, enum log_format format, enum log_level le
         return NULL;
     }
     log->descriptor = descriptor;
+    look_at_descriptor(log);
     log->format = format;
     log->priorities = priorities;
     atomic_init(&log->level, (int)level);
@@ -331,30 +360,15 @@ static void wake_writer(struct log *log)
     }
 }
 
-/* Waits for the writer to write what is left. One that hangs in a full pipe which nobody reads is
- * cancelled there: all it holds is in `log`. */
-static void join_writer(struct log *log)
-{
-    struct timespec limit;
-
-    clock_gettime(CLOCK_REALTIME, &limit);
-    limit.tv_nsec += FAREWELL_MS % 1000 * 1000000L;
-    limit.tv_sec += FAREWELL_MS / 1000 + limit.tv_nsec / 1000000000;
-    limit.tv_nsec %= 1000000000;
-    if (pthread_timedjoin_np(log->thread, NULL, &limit) != 0) {
-        pthread_cancel(log->thread);
-        pthread_join(log->thread, NULL);
-    }
-}
-
 void log_destroy(struct log *log)
 {
     if (!log) {
         return;
     }
+    atomic_store(&log->farewell_ms, clock_mono_ms() + FAREWELL_MS);
     atomic_store(&log->stopping, true);
     wake_writer(log);
-    join_writer(log);
+    pthread_join(log->thread, NULL);
     while (log->rings) {
         struct log_ring *ring = log->rings;
 

@@ -334,7 +334,7 @@ Test(log, full_ring_drops_lines_counts_them_and_says_so)
     close(pipe_ends[1]);
 }
 
-Test(log, ends_though_nobody_reads, .timeout = 30)
+Test(log, ends_though_nobody_reads)
 {
     int pipe_ends[2];
     char bytes[4096];
