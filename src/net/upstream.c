@@ -16,6 +16,9 @@
 
 enum { UNUSED_EXCHANGES_MAXIMUM = 1024 };
 
+_Static_assert(UPSTREAM_BUSY == 0 && UPSTREAM_ENCODED == 11,
+               "model/metric_catalogue.c lists the failures in this order");
+
 const char *upstream_failure_text(enum upstream_failure failure)
 {
     switch (failure) {
@@ -414,10 +417,11 @@ static uint64_t deadline(uint64_t now_ms, uint64_t span_ms)
     return span_ms == 0 || __builtin_add_overflow(now_ms, span_ms, &at_ms) ? 0 : at_ms;
 }
 
-/* Connections that are being made serve one that waits each; only those beyond wait for their turn. */
+/* Connections that are being made serve one that waits each; only those beyond wait for their turn.
+ * The exchange in question is counted already. */
 static bool has_room_to_wait(const struct upstream *upstream)
 {
-    return upstream->waiting_count < upstream->waiting_maximum + upstream->attempt_count ||
+    return upstream->waiting_count <= upstream->waiting_maximum + upstream->attempt_count ||
            upstream->open_count < upstream->connections_maximum;
 }
 

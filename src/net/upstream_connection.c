@@ -263,29 +263,6 @@ static void send_again(struct upstream_exchange *exchange, bool was_pooled)
     upstream_pool_serve(upstream);
 }
 
-static enum progress end(struct upstream_connection *connection,
-                         struct upstream_exchange *exchange, enum transport_result result)
-{
-    if (connection->head_done) {
-        /* Under TLS only close_notify ends such a body: a mere FIN may be an attacker's
-         * (RFC 9112 section 9.8). */
-        if (connection->response.head.framing == HTTP_BODY_CLOSE && result == TRANSPORT_END) {
-            return finish(connection, exchange,
-                          exchange->collected
-                              ? view_skip(body_view(exchange->collected), exchange->collect_start)
-                              : view_make(NULL, 0),
-                          false);
-        }
-        return fail(connection, exchange, UPSTREAM_INCOMPLETE);
-    }
-    if (!may_resend(connection, exchange)) {
-        return fail(connection, exchange, UPSTREAM_BROKEN);
-    }
-    upstream_connection_close(connection);
-    send_again(exchange, connection->answers > 0);
-    return PROGRESS_OVER;
-}
-
 /* ---- the response */
 
 static bool add_collected(struct upstream_exchange *exchange, struct view data)
@@ -304,6 +281,21 @@ static enum progress tell(struct upstream_connection *connection,
     return is_alive(connection, exchange) ? PROGRESS_MORE : PROGRESS_OVER;
 }
 
+static struct view collected_bytes(const struct upstream_exchange *exchange)
+{
+    return view_skip(body_view(exchange->collected), exchange->collect_start);
+}
+
+/* Too much comes to be collected: tells what is there. */
+static enum progress stop_collecting(struct upstream_connection *connection,
+                                     struct upstream_exchange *exchange)
+{
+    struct view so_far = collected_bytes(exchange);
+
+    exchange->collected = NULL;
+    return tell(connection, exchange, so_far);
+}
+
 /* Body bytes that are not the last: tells or collects them. */
 static enum progress take(struct upstream_connection *connection,
                           struct upstream_exchange *exchange, struct view data)
@@ -312,14 +304,10 @@ static enum progress take(struct upstream_connection *connection,
         return PROGRESS_MORE;
     }
     if (exchange->collected) {
-        struct view so_far;
-
         if (add_collected(exchange, data)) {
             return PROGRESS_MORE;
         }
-        so_far = view_skip(body_view(exchange->collected), exchange->collect_start);
-        exchange->collected = NULL;
-        if (tell(connection, exchange, so_far) == PROGRESS_OVER) {
+        if (stop_collecting(connection, exchange) == PROGRESS_OVER) {
             return PROGRESS_OVER;
         }
     }
@@ -332,12 +320,11 @@ static enum progress take_last(struct upstream_connection *connection,
                                bool has_extra)
 {
     if (exchange->collected) {
-        if (take(connection, exchange, data) == PROGRESS_OVER) {
+        if (add_collected(exchange, data)) {
+            data = collected_bytes(exchange);
+        } else if (stop_collecting(connection, exchange) == PROGRESS_OVER) {
             return PROGRESS_OVER;
         }
-        data = exchange->collected
-                   ? view_skip(body_view(exchange->collected), exchange->collect_start)
-                   : view_make(NULL, 0);
     }
     return finish(connection, exchange, data, has_extra);
 }
@@ -450,6 +437,26 @@ static enum progress take_head(struct upstream_connection *connection,
     }
 }
 
+/* The connection has ended, or broken. */
+static enum progress end(struct upstream_connection *connection,
+                         struct upstream_exchange *exchange, enum transport_result result)
+{
+    if (connection->head_done) {
+        /* Under TLS only close_notify ends such a body: a mere FIN may be an attacker's
+         * (RFC 9112 section 9.8). */
+        if (connection->response.head.framing == HTTP_BODY_CLOSE && result == TRANSPORT_END) {
+            return take_last(connection, exchange, view_make(NULL, 0), false);
+        }
+        return fail(connection, exchange, UPSTREAM_INCOMPLETE);
+    }
+    if (!may_resend(connection, exchange)) {
+        return fail(connection, exchange, UPSTREAM_BROKEN);
+    }
+    upstream_connection_close(connection);
+    send_again(exchange, connection->answers > 0);
+    return PROGRESS_OVER;
+}
+
 /* Where the next bytes are read to. */
 enum read_target { READ_TO_BUFFER, READ_TO_STASH, READ_TO_BODY };
 
@@ -517,8 +524,7 @@ static enum progress take_read(struct upstream_connection *connection,
             return PROGRESS_MORE;
         }
         body_added(exchange->collected, (size_t)connection->body_left);
-        return finish(connection, exchange,
-                      view_skip(body_view(exchange->collected), exchange->collect_start),
+        return finish(connection, exchange, collected_bytes(exchange),
                       count > connection->body_left);
     }
     return PROGRESS_OVER;
