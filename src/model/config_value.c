@@ -231,19 +231,56 @@ static bool check_file(const struct setting *setting, const struct config_value 
     return true;
 }
 
-static bool set_file(const struct setting *setting, bool secret)
+static bool set_file_name(const struct setting *setting)
 {
     struct view text = view_of(setting->values[0]);
     if (text.length == 0 && setting->option->minimum > 0)
         return refuse(setting, setting->values[0], "expected the name of a file");
-    if (text.length > 0 && setting->loader->check_files &&
-        !check_file(setting, setting->values[0], setting->values[0]->text, secret))
-        return false;
     return copy_text(setting, text, setting->field);
 }
 
-/* systemd puts credentials (LoadCredential=) into a directory of the service's own; their mode is
- * its business. */
+static bool set_file(const struct setting *setting)
+{
+    struct view text = view_of(setting->values[0]);
+    if (text.length > 0 && setting->loader->check_files &&
+        !check_file(setting, setting->values[0], setting->values[0]->text, false))
+        return false;
+    return set_file_name(setting);
+}
+
+/* The path of a credential that systemd passed (LoadCredential=NAME:FILE), or NULL: there is none of
+ * that name. The caller frees it. */
+static char *find_credential(const char *name)
+{
+    const char *directory = getenv("CREDENTIALS_DIRECTORY");
+    char *path = NULL;
+    if (directory == NULL || asprintf(&path, "%s/%s", directory, name) < 0)
+        return NULL;
+    if (access(path, R_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+/* Under systemd the file itself belongs to root, and the service gets it as a credential of the same
+ * name; so one configuration does for the service and for a shell. */
+static bool set_secret(const struct setting *setting)
+{
+    const struct config_value *value = setting->values[0];
+    const char *slash = strrchr(value->text, '/');
+    const char *name = slash != NULL ? slash + 1 : value->text;
+    char *path = setting->loader->check_files && *name != '\0' ? find_credential(name) : NULL;
+    if (path != NULL) {
+        bool good = copy_text(setting, view_of_string(path), setting->field);
+        free(path);
+        return good;
+    }
+    if (value->length > 0 && setting->loader->check_files &&
+        !check_file(setting, value, value->text, true))
+        return false;
+    return set_file_name(setting);
+}
+
 static bool set_credential(const struct setting *setting)
 {
     const struct config_value *value = setting->values[0];
@@ -251,18 +288,13 @@ static bool set_credential(const struct setting *setting)
         return true;
     if (!config_is_credential(view_of(value)))
         return refuse(setting, value, "expected a credential's name, without slashes");
-    const char *directory = getenv("CREDENTIALS_DIRECTORY");
-    if (directory == NULL || !setting->loader->check_files) {
-        if (setting->loader->check_files)
-            return refuse(setting, value, "there is no $CREDENTIALS_DIRECTORY, expected to be "
-                                          "started by systemd with LoadCredential=");
+    if (!setting->loader->check_files)
         return copy_text(setting, view_of(value), setting->field);
-    }
-    char *path = NULL;
-    if (asprintf(&path, "%s/%s", directory, value->text) < 0)
-        return out_of_memory(setting);
-    bool good = check_file(setting, value, path, false) &&
-                copy_text(setting, view_of_string(path), setting->field);
+    char *path = find_credential(value->text);
+    if (path == NULL)
+        return refuse(setting, value, "no such credential, expected to be started by systemd with "
+                                      "LoadCredential=");
+    bool good = copy_text(setting, view_of_string(path), setting->field);
     free(path);
     return good;
 }
@@ -472,9 +504,9 @@ static bool set_by_kind(const struct setting *setting)
     case CONFIG_KIND_TEXT:
         return set_text(setting);
     case CONFIG_KIND_FILE:
-        return set_file(setting, false);
+        return set_file(setting);
     case CONFIG_KIND_SECRET:
-        return set_file(setting, true);
+        return set_secret(setting);
     case CONFIG_KIND_PATH:
         return set_path(setting);
     case CONFIG_KIND_CREDENTIAL:

@@ -572,13 +572,19 @@ Test(config, the_upstream_key_as_a_systemd_credential)
     write_file(&place, "podgate.conf", 0644, "upstream { api_key_credential = \"secret\" }\n");
     cr_assert_eq(unsetenv("CREDENTIALS_DIRECTORY"), 0);
     expect_file_mistake(&place,
-                        "podgate.conf:1: api_key_credential \"secret\": there is no "
-                        "$CREDENTIALS_DIRECTORY, expected to be started by systemd with "
-                        "LoadCredential=");
+                        "podgate.conf:1: api_key_credential \"secret\": no such credential, "
+                        "expected to be started by systemd with LoadCredential=");
     cr_assert_eq(setenv("CREDENTIALS_DIRECTORY", place.directory, 1), 0);
     struct config *config = config_load(place.main, errors);
     cr_assert_not_null(config);
     snprintf(path, sizeof(path), "%s/secret", place.directory);
+    cr_assert(is(config->upstream.api_key_file, path));
+    config_unref(config);
+    /* A file that only root can read (here: that isn't there) is taken from the credential of its
+     * name, so that the same line does for the service and for a shell. */
+    write_file(&place, "podgate.conf", 0644, "upstream { api_key_file = \"/no/such/secret\" }\n");
+    config = config_load(place.main, errors);
+    cr_assert_not_null(config);
     cr_assert(is(config->upstream.api_key_file, path));
     config_unref(config);
     config_errors_destroy(errors);
