@@ -8,8 +8,9 @@
 #include <string.h>
 
 #include "sim/sim.h"
-#include "sim/sim_http.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_queue.h"
+#include "sim/sim_random.h"
 #include "sim/sim_submission.h"
 #include "sim/sim_target.h"
 #include "sim/sim_wait.h"
@@ -101,7 +102,7 @@ static bool request_add(struct batch *batch, struct sim_text body)
         return false;
     }
     memcpy(request->id, "req_", 4);
-    queue_random_name(request->id + 4, 16);
+    sim_random_name(request->id + 4, 16);
     TAILQ_INSERT_TAIL(&batch->requests, request, link);
     batch->count++;
     return true;
@@ -298,7 +299,7 @@ static void create_batch(struct batch_list *list, struct exchange *exchange)
     TAILQ_INIT(&batch->requests);
     TAILQ_INSERT_HEAD(list, batch, link);
     memcpy(batch->id, "batch_", 6);
-    queue_random_name(batch->id + 6, 16);
+    sim_random_name(batch->id + 6, 16);
     batch->created_wall_ms = sim_clock_wall_ms();
     if (append(exchange, batch, exchange->body))
         reply_brief(exchange, batch);

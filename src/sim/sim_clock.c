@@ -2,13 +2,21 @@
 
 #include "sim/sim_clock.h"
 
-#include <time.h>
+#include <event2/util.h>
+#include <stddef.h>
 
 static int64_t real_us(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    static struct evutil_monotonic_timer *timer;
+    struct timeval now = {0, 0};
+    if (!timer) {
+        timer = evutil_monotonic_timer_new();
+        if (timer)
+            evutil_configure_monotonic_time(timer, EV_MONOT_PRECISE);
+    }
+    if (timer)
+        evutil_gettime_monotonic(timer, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_usec;
 }
 
 void sim_clock_init(struct sim_clock *clock, double scale)
@@ -37,9 +45,9 @@ int64_t sim_clock_real_ms(void)
 
 int64_t sim_clock_wall_ms(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    struct timeval now = {0, 0};
+    evutil_gettimeofday(&now, NULL);
+    return (int64_t)now.tv_sec * 1000 + now.tv_usec / 1000;
 }
 
 struct timeval sim_clock_real_interval(int64_t ms)

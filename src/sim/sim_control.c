@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "sim/sim.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_fault.h"
 #include "sim/sim_http.h"
 #include "sim/sim_queue.h"

@@ -12,6 +12,7 @@
 #include "sim/sim_http.h"
 
 struct evbuffer;
+struct event_base;
 struct sim_faults;
 struct target;
 

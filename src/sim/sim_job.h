@@ -72,6 +72,7 @@ struct job {
     void *listener_argument;
 };
 
+/* Jobs in order. */
 TAILQ_HEAD(job_list, job);
 
 /* One element of a job's stream, the raw JSON that its worker posted. */
@@ -85,7 +86,9 @@ struct simulated_worker {
     struct job *job;
 };
 
+/* Real workers and their held requests: sim_worker.c. */
 TAILQ_HEAD(real_worker_list, real_worker);
+/* The same. */
 TAILQ_HEAD(taker_list, taker);
 
 /* Requests counted against one limit of contract 4.7. */

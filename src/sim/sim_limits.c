@@ -3,7 +3,7 @@
 #include "sim/sim_limits.h"
 
 #include "sim/sim.h"
-#include "sim/sim_http.h"
+#include "sim/sim_exchange.h"
 
 enum { WINDOW_MS = 10000 };
 

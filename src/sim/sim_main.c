@@ -11,6 +11,7 @@
 #include "sim/sim.h"
 #include "sim/sim_batch.h"
 #include "sim/sim_control.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_fault.h"
 #include "sim/sim_http.h"
 #include "sim/sim_mock.h"

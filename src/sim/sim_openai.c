@@ -8,8 +8,9 @@
 #include <string.h>
 
 #include "sim/sim.h"
-#include "sim/sim_http.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_queue.h"
+#include "sim/sim_random.h"
 #include "sim/sim_target.h"
 
 enum {
@@ -339,7 +340,7 @@ static struct openai_call *call_create(struct endpoint *endpoint, struct exchang
         value = sim_text_of("\"podgate-sim\"");
     call->model = blob_copy(value);
     call->timer = evtimer_new(endpoint->sim->base, on_timer, call);
-    queue_random_name(call->name, 20);
+    sim_random_name(call->name, 20);
     if (call->model && call->timer)
         return call;
     call_free(call);

@@ -3,26 +3,26 @@
 #include "sim/sim_queue.h"
 
 #include <event2/event.h>
-#include <event2/util.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "sim/sim.h"
+#include "sim/sim_endpoint.h"
+#include "sim/sim_random.h"
 #include "sim/sim_wait.h"
 
 enum {
     DEFAULT_EXECUTION_LIMIT_MS = 600 * 1000,
     DEFAULT_TTL_MS = 24 * 3600 * 1000,
     /* Seven recorded jobs were killed 2.8 to 11.8 s after their limit. */
-    EXECUTION_KILL_LATE_MS = 3000,
-    ENDPOINT_BUCKETS = 256
+    EXECUTION_KILL_LATE_MS = 3000
 };
 
 struct sim_queue {
     struct sim *sim;
     const struct queue_hooks *hooks;
-    struct endpoint *endpoints[ENDPOINT_BUCKETS];
+    struct endpoint_table endpoints;
     struct job **buckets;
     size_t bucket_count; /* a power of two */
     size_t job_count;
@@ -36,27 +36,11 @@ static size_t hash_bytes(const char *bytes, size_t length)
     return (size_t)(hash ^ (hash >> 32));
 }
 
-void queue_random_name(char *out, size_t length)
-{
-    unsigned char bytes[64];
-    if (length > sizeof bytes)
-        length = sizeof bytes;
-    evutil_secure_rng_get_bytes(bytes, length);
-    for (size_t i = 0; i < length; i++)
-        out[i] = "abcdefghijklmnopqrstuvwxyz0123456789"[bytes[i] % 36];
-    out[length] = '\0';
-}
-
 static void make_job_id(char out[JOB_ID_BYTES], enum job_kind kind)
 {
-    unsigned char b[16];
-    evutil_secure_rng_get_bytes(b, sizeof b);
-    b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
-    b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-    snprintf(out, JOB_ID_BYTES,
-        "%s%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x-u1",
-        kind == JOB_KIND_RUN ? "" : "sync-", b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8],
-        b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+    char uuid[37];
+    sim_random_uuid(uuid);
+    snprintf(out, JOB_ID_BYTES, "%s%s-u1", kind == JOB_KIND_RUN ? "" : "sync-", uuid);
 }
 
 struct sim_queue *queue_create(struct sim *sim, const struct queue_hooks *hooks)
@@ -75,99 +59,17 @@ struct sim_queue *queue_create(struct sim *sim, const struct queue_hooks *hooks)
     return queue;
 }
 
-/* ---- endpoints ---- */
+struct endpoint *queue_endpoint(struct sim_queue *queue, struct sim_text id)
+{
+    return endpoint_get(&queue->endpoints, queue->sim, id);
+}
 
 bool queue_set_workers(struct endpoint *endpoint, int count)
 {
-    if (count > endpoint->worker_capacity) {
-        struct simulated_worker *workers =
-            realloc(endpoint->workers, (size_t)count * sizeof *workers);
-        if (!workers)
-            return false;
-        endpoint->workers = workers;
-        int *idle = realloc(endpoint->idle, (size_t)count * sizeof *idle);
-        if (!idle)
-            return false;
-        endpoint->idle = idle;
-        for (int i = endpoint->worker_capacity; i < count; i++) {
-            workers[i].job = NULL;
-            queue_random_name(workers[i].id, 14);
-        }
-        endpoint->worker_capacity = count;
-    }
-    endpoint->worker_count = count;
-    endpoint->idle_count = 0;
-    for (int i = count - 1; i >= 0; i--) {
-        if (!endpoint->workers[i].job)
-            endpoint->idle[endpoint->idle_count++] = i;
-    }
+    if (!endpoint_set_workers(endpoint, count))
+        return false;
     queue_dispatch(endpoint);
     return true;
-}
-
-static bool id_is_valid(struct sim_text id)
-{
-    if (id.length == 0 || id.length >= ENDPOINT_ID_BYTES)
-        return false;
-    for (size_t i = 0; i < id.length; i++) {
-        char byte = id.data[i];
-        if (!((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
-                (byte >= '0' && byte <= '9') || byte == '-' || byte == '_'))
-            return false;
-    }
-    return true;
-}
-
-static bool is_allowed(const struct sim_options *options, struct sim_text id)
-{
-    if (options->endpoint_count == 0)
-        return true;
-    for (size_t i = 0; i < options->endpoint_count; i++) {
-        if (sim_text_is(id, options->endpoint[i]))
-            return true;
-    }
-    return false;
-}
-
-struct endpoint *queue_endpoint(struct sim_queue *queue, struct sim_text id)
-{
-    if (!id_is_valid(id))
-        return NULL;
-    struct endpoint **slot = &queue->endpoints[hash_bytes(id.data, id.length) % ENDPOINT_BUCKETS];
-    while (*slot && !sim_text_is(id, (*slot)->id))
-        slot = &(*slot)->hash_next;
-    if (*slot || !is_allowed(&queue->sim->options, id))
-        return *slot;
-    struct endpoint *endpoint = calloc(1, sizeof *endpoint);
-    if (!endpoint)
-        return NULL;
-    endpoint->sim = queue->sim;
-    memcpy(endpoint->id, id.data, id.length);
-    TAILQ_INIT(&endpoint->jobs);
-    TAILQ_INIT(&endpoint->queue);
-    TAILQ_INIT(&endpoint->low_queue);
-    TAILQ_INIT(&endpoint->real_workers);
-    TAILQ_INIT(&endpoint->takers);
-    if (!queue_set_workers(endpoint, (int)queue->sim->options.workers)) {
-        free(endpoint->workers);
-        free(endpoint);
-        return NULL;
-    }
-    *slot = endpoint;
-    return endpoint;
-}
-
-struct endpoint *queue_next_endpoint(struct sim_queue *queue, struct endpoint *previous)
-{
-    size_t bucket = 0;
-    if (previous) {
-        if (previous->hash_next)
-            return previous->hash_next;
-        bucket = hash_bytes(previous->id, strlen(previous->id)) % ENDPOINT_BUCKETS + 1;
-    }
-    while (bucket < ENDPOINT_BUCKETS && !queue->endpoints[bucket])
-        bucket++;
-    return bucket < ENDPOINT_BUCKETS ? queue->endpoints[bucket] : NULL;
 }
 
 /* ---- the table of jobs ---- */
@@ -571,22 +473,18 @@ void queue_destroy(struct sim_queue *queue)
 {
     if (!queue)
         return;
-    for (size_t i = 0; i < ENDPOINT_BUCKETS; i++) {
-        for (struct endpoint *endpoint = queue->endpoints[i], *next; endpoint; endpoint = next) {
-            next = endpoint->hash_next;
-            /* No worker may take what is still to be freed. */
-            endpoint->idle_count = 0;
-            while (!TAILQ_EMPTY(&endpoint->jobs)) {
-                struct job *job = TAILQ_FIRST(&endpoint->jobs);
-                TAILQ_REMOVE(&endpoint->jobs, job, endpoint_link);
-                job_free(job);
-            }
-            queue->hooks->endpoint_free(endpoint);
-            free(endpoint->workers);
-            free(endpoint->idle);
-            free(endpoint);
+    for (struct endpoint *endpoint = endpoint_next(&queue->endpoints, NULL); endpoint;
+         endpoint = endpoint_next(&queue->endpoints, endpoint)) {
+        /* No worker may take what is still to be freed. */
+        endpoint->idle_count = 0;
+        while (!TAILQ_EMPTY(&endpoint->jobs)) {
+            struct job *job = TAILQ_FIRST(&endpoint->jobs);
+            TAILQ_REMOVE(&endpoint->jobs, job, endpoint_link);
+            job_free(job);
         }
+        queue->hooks->endpoint_free(endpoint);
     }
+    endpoint_table_clear(&queue->endpoints);
     free(queue->buckets);
     free(queue);
 }

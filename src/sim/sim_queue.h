@@ -49,9 +49,6 @@ void queue_destroy(struct sim_queue *queue);
 /* The endpoint of that id, made when it is new and allowed. NULL: not allowed, or no valid id. */
 MUST_CHECK struct endpoint *queue_endpoint(struct sim_queue *queue, struct sim_text id);
 
-/* Steps through the endpoints; `previous` NULL for the first. */
-struct endpoint *queue_next_endpoint(struct sim_queue *queue, struct endpoint *previous);
-
 /* Sets how many simulated workers an endpoint has; busy ones finish first. */
 MUST_CHECK bool queue_set_workers(struct endpoint *endpoint, int count);
 
@@ -97,8 +94,5 @@ void queue_remove(struct job *job);
 
 /* Sets the job's timer anew after a change of what it waits for. */
 void queue_reschedule(struct job *job);
-
-/* `length` random bytes out of a-z0-9, terminated: worker ids look like that. */
-void queue_random_name(char *out, size_t length);
 
 #endif

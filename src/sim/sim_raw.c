@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 
 #include "sim/sim_clock.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_http.h"
 
 enum { STALL_SECONDS = 600, ACKNOWLEDGE_POLLS = 500 };
@@ -140,7 +141,7 @@ struct raw_connection *raw_take(struct exchange *exchange, const struct raw_plan
     if (!raw)
         return NULL;
     raw->queue = evbuffer_new();
-    raw->timer = event_new(sim_http_base(exchange->http), -1, 0, on_timer, raw);
+    raw->timer = event_new(exchange->base, -1, 0, on_timer, raw);
     if (!raw->queue || !raw->timer) {
         if (raw->queue)
             evbuffer_free(raw->queue);

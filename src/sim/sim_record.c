@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "sim/sim_clock.h"
-#include "sim/sim_http.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_job.h"
 
 enum { JOBS_KEPT = 100000, RUNS_KEPT = 100000, START_BYTES = 256, INPUT_START_BYTES = 512 };

@@ -10,7 +10,7 @@
 
 #include "sim/sim.h"
 #include "sim/sim_batch.h"
-#include "sim/sim_http.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_limits.h"
 #include "sim/sim_openai.h"
 #include "sim/sim_queue.h"

@@ -11,8 +11,8 @@
 #include <string.h>
 
 #include "sim/sim_clock.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_fault.h"
-#include "sim/sim_http.h"
 #include "sim/sim_raw.h"
 
 /* A copy of the fault's terms: the fault may be removed before the answer comes. Owned by the
@@ -385,7 +385,7 @@ static void on_answer(struct exchange *exchange, int status, const char *content
     if (strike->fault.delay_ms > 0) {
         strike->exchange = exchange;
         strike->status = status;
-        strike->timer = evtimer_new(sim_http_base(exchange->http), on_delay_over, strike);
+        strike->timer = evtimer_new(exchange->base, on_delay_over, strike);
         strike->body = evbuffer_new();
         if (strike->timer && strike->body) {
             struct timeval wait = sim_clock_real_interval(strike->fault.delay_ms);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "sim/sim.h"
-#include "sim/sim_http.h"
+#include "sim/sim_exchange.h"
 
 struct waiter {
     TAILQ_ENTRY(waiter) link;

@@ -9,7 +9,7 @@
 #include <strings.h>
 
 #include "sim/sim.h"
-#include "sim/sim_http.h"
+#include "sim/sim_exchange.h"
 #include "sim/sim_queue.h"
 #include "sim/sim_target.h"
 #include "sim/sim_wait.h"
