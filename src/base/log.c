@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -31,6 +30,9 @@ enum {
     FAREWELL_MS = 500,
     PATIENCE_MS = 100,
 };
+
+/* What wakes the writer: nothing, a ring that is half full, any line. */
+enum writer_state { WRITER_AWAKE, WRITER_PAUSING, WRITER_ASLEEP };
 
 struct log_line {
     struct log_ring *ring;
@@ -65,7 +67,7 @@ struct log {
     _Atomic int level;
     _Atomic bool stopping;
     _Atomic uint64_t farewell_ms; /* once stopping: when to give a reader up that takes nothing */
-    _Atomic bool asleep;
+    _Atomic int writer_state; /* enum writer_state */
     _Atomic uint64_t dropped;
     pthread_mutex_t lock; /* guards `rings` against log_ring_create */
     struct log_ring *rings;
@@ -254,16 +256,16 @@ static bool rings_are_empty(struct log *log)
     return empty;
 }
 
-static void sleep_until_woken(struct log *log)
+static void wait_in_state(struct log *log, enum writer_state state, int timeout_ms)
 {
     struct pollfd wait = {.fd = log->wake_descriptor, .events = POLLIN};
     uint64_t count;
 
-    atomic_store(&log->asleep, true);
-    if (rings_are_empty(log) && !atomic_load(&log->stopping)) {
-        poll(&wait, 1, log->folded_count > 0 ? FOLD_MS : -1);
+    atomic_store(&log->writer_state, state);
+    if ((state == WRITER_PAUSING || rings_are_empty(log)) && !atomic_load(&log->stopping)) {
+        poll(&wait, 1, timeout_ms);
     }
-    atomic_store(&log->asleep, false);
+    atomic_store(&log->writer_state, WRITER_AWAKE);
     if (read(log->wake_descriptor, &count, sizeof count) < 0) {
         count = 0; /* nobody had woken us */
     }
@@ -271,14 +273,13 @@ static void sleep_until_woken(struct log *log)
 
 static void *run_writer(void *argument)
 {
-    static const struct timespec round = {0, ROUND_MS * 1000000L};
     struct log *log = argument;
 
     while (!atomic_load(&log->stopping)) {
         if (drain_rings(log)) {
-            nanosleep(&round, NULL);
+            wait_in_state(log, WRITER_PAUSING, ROUND_MS);
         } else {
-            sleep_until_woken(log);
+            wait_in_state(log, WRITER_ASLEEP, log->folded_count > 0 ? FOLD_MS : -1);
         }
     }
     drain_rings(log);
@@ -599,6 +600,16 @@ static void ring_put(struct log_ring *ring, size_t at, const char *from, size_t 
     memcpy(ring->bytes, from + first, length - first);
 }
 
+static void wake_writer_if_due(struct log *log, bool half_full)
+{
+    int state = atomic_load(&log->writer_state);
+
+    if ((state == WRITER_ASLEEP || (state == WRITER_PAUSING && half_full)) &&
+        atomic_compare_exchange_strong(&log->writer_state, &state, WRITER_AWAKE)) {
+        wake_writer(log);
+    }
+}
+
 void log_end(struct log_line *line)
 {
     struct log_ring *ring;
@@ -623,12 +634,10 @@ void log_end(struct log_line *line)
     }
     ring_put(ring, written, (const char *)&length, sizeof length);
     ring_put(ring, written + sizeof length, line->text, length);
-    /* Sequentially consistent with `asleep`, so that either the writer sees the line before it
+    /* Sequentially consistent with `writer_state`, so that either the writer sees the line before it
      * sleeps or this thread sees it asleep. */
     atomic_store(&ring->written, written + sizeof length + length);
-    if (atomic_load(&ring->log->asleep) && atomic_exchange(&ring->log->asleep, false)) {
-        wake_writer(ring->log);
-    }
+    wake_writer_if_due(ring->log, used + length > ring->capacity / 2);
 }
 
 uint64_t log_dropped(const struct log *log)

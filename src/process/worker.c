@@ -17,7 +17,7 @@
 #include "gateway/request.h"
 #include "net/connection.h"
 
-enum { LOG_RING_BYTES = 512 * 1024 };
+enum { LOG_RING_BYTES = 1024 * 1024 };
 
 /* The front belongs to the process's listeners and callers, the gateway to the requests behind it;
  * both are one thread's. */
