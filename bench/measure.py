@@ -207,10 +207,7 @@ def slice_closed(server, load, what, seconds):
     others = others_seconds(running)
     begin = time.monotonic()
     result = load.closed(server.address, what, seconds)
-    if server.logs:
-        # Lines still in a buffer belong to these requests, and so does the work on them.
-        wait_until(f"{server.name}'s last log lines",
-                   lambda: server.log_lines() >= result["sent"], 15.0)
+    lines = server.wait_log_lines(result["sent"]) if server.logs else result["sent"]
     user_after, system_after = server.cpu_seconds()
     used = user_after - user + system_after - system
     others = others_seconds(running) - others
@@ -218,7 +215,7 @@ def slice_closed(server, load, what, seconds):
             "user_us": (user_after - user) / result["sent"] * 1e6,
             "system_us": (system_after - system) / result["sent"] * 1e6,
             "rate": result["ok"] / result["elapsed_s"], "requests": result["sent"],
-            "log_lines": server.log_lines(),
+            "lines_lost": max(0, result["sent"] - lines) / result["sent"],
             "others": max(0.0, others / (time.monotonic() - begin))}
 
 

@@ -40,7 +40,8 @@ def cpu_rows(slices, references):
                spread(slices[name], "cpu_us"),
                f"{median_of(slices[name], 'user_us'):.2f} + "
                f"{median_of(slices[name], 'system_us'):.2f}",
-               f"{median_of(slices[name], 'rate'):.0f}"]
+               f"{median_of(slices[name], 'rate'):.0f}",
+               f"{max(one['lines_lost'] for one in slices[name]):.1%}"]
         row += [f"{ratio(slices, name, reference):.2f}" for reference in references]
         rows.append(row)
     return rows
@@ -48,7 +49,7 @@ def cpu_rows(slices, references):
 
 def cpu_table(slices, references):
     head = ["server", "CPU per request", "lowest .. highest round", "user + system",
-            "requests/s"] + [f"of {NAMES[name]}'s" for name in references]
+            "requests/s", "log lines lost"] + [f"of {NAMES[name]}'s" for name in references]
     return table(head, cpu_rows(slices, references))
 
 
@@ -239,7 +240,8 @@ threads of the server, from `/proc/PID/stat`, divided by the requests answered; 
 It is the figure to compare, since it doesn't depend on who saturates first. Slices of the servers
 take turns. Before anything is measured, each server is shown to refuse a wrong and a missing key, to
 forward with the upstream's key and without the caller's, to keep unlisted fields back, and to write
-its log lines; each slice counts the log lines. Any answer but 200 ends the run.
+its log lines; each slice counts the log lines (what was lost at worst is in the tables: a server that
+throws lines away has done less work). Any answer but 200 ends the run.
 
 ## Figures
 

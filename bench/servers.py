@@ -302,6 +302,20 @@ class Server(Program):
                 block += file.readline()
                 count += block.count(b"event=request_done")
 
+    def wait_log_lines(self, wanted):
+        """Waits for lines that are still in a buffer, until all are there or no more come.
+
+        They belong to the requests before, and so does the CPU time that they take.
+        """
+        lines = self.log_lines()
+        changed = time.monotonic()
+        while lines < wanted and time.monotonic() < changed + 2.0:
+            time.sleep(0.02)
+            before, lines = lines, self.log_lines()
+            if lines != before:
+                changed = time.monotonic()
+        return lines
+
     def log_clear(self):
         os.truncate(self.log_path(), 0)
 
