@@ -5,6 +5,7 @@
  * its line; what libconfuse must not meet is overwritten with spaces. Values are libconfuse's. */
 #include "build_config.h"
 
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@ struct scan {
     size_t length;
     size_t at;
     uint32_t line;
+    size_t told;  /* up to here bytes were complained about: some are read twice */
     bool broken; /* libconfuse can't go on */
 
     /* The sections that are open: root, team, key at most. */
@@ -43,6 +45,23 @@ struct scan {
 static struct config_position position_of(const struct scan *scan, uint32_t line)
 {
     return (struct config_position){.file = scan->loader->position.file, .line = line};
+}
+
+/* Notes a mistake in the bytes themselves, once. */
+static void lexical_error(struct scan *scan, uint32_t line, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void lexical_error(struct scan *scan, uint32_t line, const char *format, ...)
+{
+    char message[200];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof(message), format, arguments);
+    va_end(arguments);
+    scan->broken = true;
+    if (scan->at < scan->told)
+        return;
+    scan->told = scan->at + 1;
+    config_error(scan->loader->errors, position_of(scan, line), "%s", message);
 }
 
 static void blank(struct scan *scan, size_t start, size_t end)
@@ -76,9 +95,7 @@ static void skip_comment(struct scan *scan)
         scan->at++;
     }
     if (scan->at >= scan->length) {
-        config_error(scan->loader->errors, position_of(scan, line),
-                     "the comment that begins here has no end, expected \"*/\"");
-        scan->broken = true;
+        lexical_error(scan, line, "the comment that begins here has no end, expected \"*/\"");
     } else {
         scan->at += 2;
     }
@@ -99,9 +116,8 @@ static void skip_variable(struct scan *scan)
     char name[NAME_ROOM];
     if (end >= scan->length || scan->text[end] != '}' || name_end == start ||
         name_end - start >= sizeof(name)) {
-        config_error(scan->loader->errors, position_of(scan, scan->line),
-                     "\"${\" begins an environment variable, expected ${NAME} or ${NAME:-default}");
-        scan->broken = true;
+        lexical_error(scan, scan->line, "\"${\" begins an environment variable, expected ${NAME} or "
+                                        "${NAME:-default}");
         scan->at += 2;
         return;
     }
@@ -118,12 +134,10 @@ static void refuse_byte(struct scan *scan)
 {
     unsigned char byte = (unsigned char)scan->text[scan->at];
     if (byte >= 0x21 && byte < 0x7f)
-        config_error(scan->loader->errors, position_of(scan, scan->line),
-                     "unexpected \"%c\", texts with such characters must be in quotes", byte);
+        lexical_error(scan, scan->line,
+                      "unexpected \"%c\", texts with such characters must be in quotes", byte);
     else
-        config_error(scan->loader->errors, position_of(scan, scan->line),
-                     "unexpected byte 0x%02x, expected text", byte);
-    scan->broken = true;
+        lexical_error(scan, scan->line, "unexpected byte 0x%02x, expected text", byte);
     scan->at++;
 }
 
@@ -141,9 +155,9 @@ static void skip_string(struct scan *scan)
             /* Others make bytes that nobody sees in the file, such as a NUL that ends the text. */
             char escaped = scan->text[scan->at + 1];
             if (escaped != '\\' && escaped != quote) {
-                config_error(scan->loader->errors, position_of(scan, scan->line),
-                             "unknown escape \\%c in a text, expected \\\\ or \\%c", escaped, quote);
-                scan->broken = true;
+                lexical_error(scan, scan->line,
+                              "unknown escape \\%c in a text, expected \\\\ or \\%c", escaped,
+                              quote);
             }
             scan->at += 2;
         } else if (byte == '\0') {
@@ -154,10 +168,9 @@ static void skip_string(struct scan *scan)
             scan->at++;
         }
     }
-    config_error(scan->loader->errors, position_of(scan, scan->line),
-                 "the text that begins with %c has no end, expected another %c on the same line",
-                 quote, quote);
-    scan->broken = true;
+    lexical_error(scan, scan->line,
+                  "the text that begins with %c has no end, expected another %c on the same line",
+                  quote, quote);
 }
 
 static bool is_word_byte(char byte)
@@ -235,9 +248,9 @@ static struct token skip_brackets(struct scan *scan)
     return token;
 }
 
-/* Steps over what follows an option's or section's name: its value or body. Gives the end of it in
- * the text. What follows isn't any of that: the end of the name, and the scan is there. */
-static size_t skip_construct(struct scan *scan, struct token name)
+/* Steps over what follows an option's or section's name: its value or body; or, when what follows is
+ * none, the rest of the line, which is probably prose. Gives the end of it in the text. */
+static size_t skip_construct(struct scan *scan)
 {
     size_t at = scan->at;
     uint32_t line = scan->line;
@@ -253,7 +266,14 @@ static size_t skip_construct(struct scan *scan, struct token name)
         return skip_brackets(scan).end;
     scan->at = at;
     scan->line = line;
-    return name.end;
+    do {
+        at = scan->at;
+        line = scan->line;
+        token = next_token(scan);
+    } while (token.line == line && token.kind != TOKEN_END && !is_punctuation(token, '}'));
+    scan->at = at;
+    scan->line = line;
+    return at;
 }
 
 /* The name in a token, without quotes; false when it is too long to be one. */
@@ -295,7 +315,7 @@ static void refuse_unknown(struct scan *scan, struct token token, const char *na
             config_error(scan->loader->errors, position,
                          "unknown option \"%s\"%s, it belongs into section %s", name, place,
                          config_sections[i].name);
-        blank(scan, token.start, skip_construct(scan, token));
+        blank(scan, token.start, skip_construct(scan));
         return;
     }
     if (near != NULL)
@@ -305,7 +325,7 @@ static void refuse_unknown(struct scan *scan, struct token token, const char *na
         config_error(scan->loader->errors, position,
                      "unknown option \"%s\"%s, see podgate.conf(5) for those there are", name,
                      place);
-    blank(scan, token.start, skip_construct(scan, token));
+    blank(scan, token.start, skip_construct(scan));
 }
 
 /* Notes where the option was set; false when it was before: then this setting is blanked. */
@@ -319,7 +339,7 @@ static bool note_seen(struct scan *scan, struct token token, const char *name,
     }
     config_error(scan->loader->errors, position, "\"%s\" is set already at %s:%u, expected it once",
                  name, config_errors_file_name(scan->loader->errors, seen->file), seen->line);
-    blank(scan, token.start, skip_construct(scan, token));
+    blank(scan, token.start, skip_construct(scan));
     return false;
 }
 
@@ -398,7 +418,7 @@ static bool read_option(struct scan *scan, struct token name, int option)
                      "%s += adds to nothing, expected %s = with the whole list", text, text);
         scan->at = name.end;
         scan->line = name.line;
-        blank(scan, name.start, skip_construct(scan, name));
+        blank(scan, name.start, skip_construct(scan));
         return true;
     }
     if (!is_punctuation(token, '=')) {
@@ -432,7 +452,7 @@ static void read_include(struct scan *scan, struct token name, enum config_secti
     }
     scan->at = name.end;
     scan->line = name.line;
-    blank(scan, name.start, skip_construct(scan, name));
+    blank(scan, name.start, skip_construct(scan));
 }
 
 /* One name with what belongs to it. False: no sense in going on. */
