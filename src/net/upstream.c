@@ -99,7 +99,6 @@ void upstream_exchange_fail(struct upstream_exchange *exchange, enum upstream_fa
     if (exchange->state == UPSTREAM_EXCHANGE_FAILING) {
         return;
     }
-    metrics_add(upstream->metrics, METRIC_UPSTREAM_FAULTS, (size_t)failure, 0, 1);
     exchange->failure = failure;
     exchange->failing_number = upstream->failing_number++;
     upstream_exchange_move(exchange, UPSTREAM_EXCHANGE_FAILING);

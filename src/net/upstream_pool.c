@@ -116,7 +116,10 @@ struct upstream_connection *upstream_pool_take(struct upstream *upstream,
 
     /* Only the one in front is asked: those behind it answered even longer ago. */
     while ((connection = TAILQ_FIRST(&upstream->idle)) != NULL && suits(exchange, connection)) {
-        if (exchange->request.fresh_connection && !transport_is_quiet(&connection->transport)) {
+        /* A connection that is new isn't looked at: under TLS its session tickets are on the way, and
+         * what breaks it shows when it is used. */
+        if (exchange->request.fresh_connection && connection->answers > 0 &&
+            !transport_is_quiet(&connection->transport)) {
             upstream_connection_close(connection);
             continue;
         }

@@ -98,6 +98,7 @@ struct peer {
     unsigned accepted;
     unsigned requests;
     bool deaf; /* new connections are not read */
+    unsigned resets; /* so many connections are reset at their first byte */
     void (*on_accept)(struct peer_connection *connection);
     void (*on_request)(struct peer_connection *connection, struct view request);
 };
@@ -194,6 +195,11 @@ HELPER void peer_on_readable(UNUSED evutil_socket_t descriptor, UNUSED short wha
     static char room[256 * 1024];
     size_t length;
 
+    if (connection->peer->resets > 0) {
+        connection->peer->resets--;
+        peer_reset(connection);
+        return;
+    }
     if (connection->transport.tls && !connection->transport.handshaken &&
         transport_handshake(&connection->transport) != TRANSPORT_OK) {
         return;
@@ -557,11 +563,6 @@ HELPER void send_submit(struct outcome *outcome, size_t body_bytes)
 }
 
 #define ANSWER(text) "HTTP/1.1 200 OK\r\nContent-Length: " text
-
-HELPER uint64_t faults(enum upstream_failure failure)
-{
-    return metrics_sum(metrics, METRIC_UPSTREAM_FAULTS, (size_t)failure, 0);
-}
 
 HELPER uint64_t resends(void)
 {
