@@ -197,6 +197,7 @@ struct http_head {
     bool transfer_other;
     bool close_seen;
     bool keep_alive_seen;
+    bool names_hops;
     uint32_t position;
     uint32_t mark;
     uint32_t colon;
@@ -244,7 +245,7 @@ MUST_CHECK enum http_head_result http_response_parse(struct http_response_head *
                                                      const char *data, size_t length);
 
 /* The status code of the answer to a request whose head had this fault or objection: 400, 414, 415,
- * 417, 431, 501 or 505 (of a response always 502 for the caller). For HTTP_HEAD_OK: 200. */
+ * 417, 431, 501 or 505 (of a response it is always 502 for the caller). For HTTP_HEAD_OK: 200. */
 unsigned http_head_status(enum http_head_result result);
 
 /* One sentence for the caller, without a byte of what was sent. */
