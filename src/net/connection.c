@@ -673,6 +673,26 @@ static bool begin_protocol(struct connection *connection)
     return transport_start_tls(&connection->transport, tls_server_session(front->tls), true);
 }
 
+/* Half a PROXY head stays in the socket, which would call the worker again and again: the kernel is
+ * told to wait for more than there is. False when it called though no more came: the end has. */
+static bool wait_for_more(int descriptor, int count)
+{
+    int seen = 1;
+    socklen_t length = sizeof seen;
+    int wanted = count + 1;
+
+    return getsockopt(descriptor, SOL_SOCKET, SO_RCVLOWAT, &seen, &length) == 0 &&
+           (seen <= 1 || count >= seen) &&
+           setsockopt(descriptor, SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted) == 0;
+}
+
+static bool wait_for_any(int descriptor)
+{
+    int one = 1;
+
+    return setsockopt(descriptor, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one) == 0;
+}
+
 /* The head of the PROXY protocol is looked at before it is taken, so that what follows it (a TLS
  * handshake perhaps) stays in the socket. */
 static void read_proxy_head(struct connection *connection)
@@ -692,9 +712,12 @@ static void read_proxy_head(struct connection *connection)
     }
     result = proxy_protocol_parse((struct view){front->read_buffer, (size_t)count}, &head);
     if (result == PROXY_PROTOCOL_INCOMPLETE) {
+        if (!wait_for_more(connection->transport.descriptor, (int)count)) {
+            connection_close(connection, false);
+        }
         return;
     }
-    if (result != PROXY_PROTOCOL_OK ||
+    if (result != PROXY_PROTOCOL_OK || !wait_for_any(connection->transport.descriptor) ||
         recv(connection->transport.descriptor, front->read_buffer, head.used_bytes, 0) !=
             (ssize_t)head.used_bytes) {
         metrics_add(front->metrics, METRIC_BAD_HEADS, 0, 0, 1);
