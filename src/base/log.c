@@ -565,6 +565,21 @@ void log_text(struct log_line *line, const char *key, struct view value)
     end_field(line, start);
 }
 
+void log_word(struct log_line *line, const char *key, struct view value)
+{
+    if (!line || value.length == 0) {
+        return;
+    }
+    put_key(line, key);
+    if (line->json) {
+        put(line, "\"", 1);
+    }
+    put(line, value.data, value.length < VALUE_BYTES ? value.length : VALUE_BYTES);
+    if (line->json) {
+        put(line, "\"", 1);
+    }
+}
+
 void log_string(struct log_line *line, const char *key, const char *value)
 {
     if (line && value) {

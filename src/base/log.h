@@ -63,6 +63,10 @@ struct log_line *log_begin(struct log_ring *ring, enum log_level level, const ch
  * 256 bytes are clipped. An empty value is left out. */
 void log_text(struct log_line *line, const char *key, struct view value);
 
+/* The same for a text that is known to be of [A-Za-z0-9._:-] only (a name that the configuration
+ * checked, an id that the route checked): it is not looked at again. */
+void log_word(struct log_line *line, const char *key, struct view value);
+
 /* The same for a NUL-terminated text; NULL is left out. */
 void log_string(struct log_line *line, const char *key, const char *value);
 

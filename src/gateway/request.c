@@ -600,29 +600,29 @@ static void log_done(const struct request *request, uint64_t duration_us)
     if (!line) {
         return;
     }
-    log_text(line, "request_id", request->id);
+    log_word(line, "request_id", request->id);
     if (request->ticket.key) {
         log_text(line, "team", request->ticket.key->team->name);
-        log_text(line, "key", request->ticket.key->id);
+        log_word(line, "key", request->ticket.key->id);
     }
     if (request->has_route) {
-        log_text(line, "operation", route_operation_name(request->route.operation));
-        log_text(line, "endpoint", request->route.endpoint);
+        log_word(line, "operation", route_operation_name(request->route.operation));
+        log_word(line, "endpoint", request->route.endpoint);
         log_text(line, "job", request->job_length > 0
                                   ? view_make(request->job_text, request->job_length)
                                   : request->route.job);
     }
     log_number(line, "status", request->status);
-    log_string(line, "origin", request->origin);
-    log_string(line, "cache", request->cache);
-    log_string(line, "reason", request->reason);
+    log_word(line, "origin", view_of_string(request->origin));
+    log_word(line, "cache", view_of_string(request->cache));
+    log_word(line, "reason", view_of_string(request->reason));
     if (request->upstream_status != 0) {
         log_number(line, "upstream_status", request->upstream_status);
     }
     log_number(line, "duration_us", duration_us);
     log_number(line, "received", request->inbound.received_bytes);
     log_number(line, "sent", request->inbound.sent_bytes);
-    log_text(line, "peer", address_format(&request->peer, false, peer));
+    log_word(line, "peer", address_format(&request->peer, false, peer));
     log_end(line);
 }
 

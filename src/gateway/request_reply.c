@@ -10,6 +10,8 @@
 /* How an answer is put together and handed to the front, and how the head of a request to the
  * upstream begins. Each head is formatted once, into storage of the request's own. */
 
+enum { JOINED_BYTES = 256 };
+
 static bool is_head_request(const struct request *request)
 {
     return request->inbound.head.method == HTTP_METHOD_HEAD;
@@ -92,6 +94,15 @@ void request_send_reply(struct request *request, struct view data, struct body *
     if (!end_head(request)) {
         request_break_off(request);
         return;
+    }
+    if (part.data.length <= JOINED_BYTES) {
+        /* So short that a copy costs less than a second part for the kernel. */
+        builder_append(&request->reply, part.data);
+        part.data.length = 0;
+        if (builder_failed(&request->reply)) {
+            request_break_off(request);
+            return;
+        }
     }
     part.head = builder_view(&request->reply);
     request->head_sent = true;

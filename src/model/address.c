@@ -129,10 +129,35 @@ static size_t put_number(char *text, unsigned number)
     return sizeof digits - start;
 }
 
+/* By hand, since every log line has a peer and inet_ntop() goes through printf. */
+static size_t put_ipv4(char *text, const uint8_t *bytes)
+{
+    size_t length = 0;
+
+    for (size_t i = 0; i < 4; i++) {
+        unsigned byte = bytes[i];
+
+        if (i > 0) {
+            text[length++] = '.';
+        }
+        if (byte >= 100) {
+            text[length++] = (char)('0' + byte / 100);
+        }
+        if (byte >= 10) {
+            text[length++] = (char)('0' + byte / 10 % 10);
+        }
+        text[length++] = (char)('0' + byte % 10);
+    }
+    return length;
+}
+
 static size_t put_host(char *text, unsigned family, const uint8_t *bytes)
 {
+    if (family == ADDRESS_IPV4) {
+        return put_ipv4(text, bytes);
+    }
     char string[INET6_ADDRSTRLEN];
-    if (inet_ntop(family == ADDRESS_IPV4 ? AF_INET : AF_INET6, bytes, string, sizeof string) ==
+    if (inet_ntop(AF_INET6, bytes, string, sizeof string) ==
         NULL) {
         return 0;
     }
