@@ -70,7 +70,8 @@ static int finish_output(void)
     return EX_OK;
 }
 
-/* ---- key generate ------------------------------------------------------------------------------ */
+/* ---- key generate ------------------------------------------------------------------------------
+ */
 
 static void print_stanza(const char *id, const uint8_t *hash, const char *team)
 {
@@ -119,7 +120,8 @@ static int generate_key(const char *id, const struct options *options)
     return status;
 }
 
-/* ---- check ------------------------------------------------------------------------------------- */
+/* ---- check -------------------------------------------------------------------------------------
+ */
 
 static int check_config(const struct options *options)
 {
@@ -147,7 +149,8 @@ static int check_config(const struct options *options)
     return status;
 }
 
-/* ---- ping -------------------------------------------------------------------------------------- */
+/* ---- ping --------------------------------------------------------------------------------------
+ */
 
 static bool wait_for(int descriptor, short events, uint64_t deadline_ms)
 {
@@ -208,8 +211,7 @@ static bool send_all(int descriptor, struct view bytes, uint64_t deadline_ms)
 }
 
 /* Reads until the buffer is full or the other side has closed. False, with errno, on failure. */
-static bool receive(int descriptor, char *buffer, size_t size, size_t *length,
-                    uint64_t deadline_ms)
+static bool receive(int descriptor, char *buffer, size_t size, size_t *length, uint64_t deadline_ms)
 {
     *length = 0;
     while (*length < size) {
@@ -283,7 +285,8 @@ static int ping(const struct options *options)
     return judge_answer(admin, view_make(answer, length));
 }
 
-/* ---- command line ------------------------------------------------------------------------------ */
+/* ---- command line ------------------------------------------------------------------------------
+ */
 
 static int run_command(int count, char **words, const struct options *options)
 {
@@ -315,24 +318,12 @@ int main(int count, char **words)
     int option;
     while ((option = getopt_long(count, words, "c:a:t:hV", long_options, NULL)) != -1) {
         switch (option) {
-        case 'c':
-            options.config = optarg;
-            break;
-        case 'a':
-            options.admin = optarg;
-            break;
-        case 't':
-            options.team = optarg;
-            break;
-        case 'h':
-            print_help(stdout);
-            return finish_output();
-        case 'V':
-            printf("podgatectl %s\n", PACKAGE_VERSION);
-            return finish_output();
-        default:
-            fprintf(stderr, "See podgatectl --help.\n");
-            return EX_USAGE;
+        case 'c': options.config = optarg; break;
+        case 'a': options.admin = optarg; break;
+        case 't': options.team = optarg; break;
+        case 'h': print_help(stdout); return finish_output();
+        case 'V': printf("podgatectl %s\n", PACKAGE_VERSION); return finish_output();
+        default: fprintf(stderr, "See podgatectl --help.\n"); return EX_USAGE;
         }
     }
     return run_command(count - optind, words + optind, &options);

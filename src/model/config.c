@@ -9,7 +9,8 @@
 #include "base/table.h"
 #include "model/config_internal.h"
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------
+ */
 
 enum { BLOCK_BYTES = 64 * 1024 };
 
@@ -27,8 +28,8 @@ struct config *config_create(void)
     return config;
 }
 
-/* The next aligned bytes of the newest block, or of a new one; blocks live until the end. Texts need
- * no alignment, and at 100,000 keys the padding would count. */
+/* The next aligned bytes of the newest block, or of a new one; blocks live until the end. Texts
+ * need no alignment, and at 100,000 keys the padding would count. */
 static void *allocate(struct config *config, size_t size, size_t alignment)
 {
     struct config_private *private = config->private;
@@ -123,7 +124,8 @@ bool config_adopt(struct config *config, struct key_state_table *states)
     return true;
 }
 
-/* ---- indexes ----------------------------------------------------------------------------------- */
+/* ---- indexes -----------------------------------------------------------------------------------
+ */
 
 struct view config_key_name(const void *keys, size_t position)
 {
@@ -193,12 +195,13 @@ const struct config_key *config_find_key(const struct config *config, struct vie
 
 const struct config_endpoint *config_find_endpoint(const struct config *config, struct view name)
 {
-    size_t found = index_find(&config->private->endpoint_index, name, config_endpoint_name,
-                              config->endpoints);
+    size_t found =
+        index_find(&config->private->endpoint_index, name, config_endpoint_name, config->endpoints);
     return &config->endpoints[found == SIZE_MAX ? 0 : found];
 }
 
-/* ---- what a key may do ------------------------------------------------------------------------- */
+/* ---- what a key may do -------------------------------------------------------------------------
+ */
 
 static bool matches(struct view pattern, struct view endpoint)
 {
@@ -245,34 +248,20 @@ bool config_key_allowed_from(const struct config_key *key, const struct address 
 const char *config_operation_text(enum config_operation operation)
 {
     switch (operation) {
-    case CONFIG_OPERATION_RUN:
-        return "run";
-    case CONFIG_OPERATION_RUNSYNC:
-        return "runsync";
-    case CONFIG_OPERATION_STATUS:
-        return "status";
-    case CONFIG_OPERATION_STREAM:
-        return "stream";
-    case CONFIG_OPERATION_CANCEL:
-        return "cancel";
-    case CONFIG_OPERATION_RETRY:
-        return "retry";
-    case CONFIG_OPERATION_HEALTH:
-        return "health";
-    case CONFIG_OPERATION_PURGE:
-        return "purge";
-    case CONFIG_OPERATION_OPENAI:
-        return "openai";
-    case CONFIG_OPERATION_PURGE_ALL:
-        return "purge-all";
-    case CONFIG_OPERATION_ADOPT:
-        return "adopt";
-    case CONFIG_OPERATION_REQUESTS:
-        return "requests";
-    case CONFIG_OPERATION_BATCH:
-        return "batch";
-    case CONFIG_OPERATION_DELETE:
-        return "delete";
+    case CONFIG_OPERATION_RUN: return "run";
+    case CONFIG_OPERATION_RUNSYNC: return "runsync";
+    case CONFIG_OPERATION_STATUS: return "status";
+    case CONFIG_OPERATION_STREAM: return "stream";
+    case CONFIG_OPERATION_CANCEL: return "cancel";
+    case CONFIG_OPERATION_RETRY: return "retry";
+    case CONFIG_OPERATION_HEALTH: return "health";
+    case CONFIG_OPERATION_PURGE: return "purge";
+    case CONFIG_OPERATION_OPENAI: return "openai";
+    case CONFIG_OPERATION_PURGE_ALL: return "purge-all";
+    case CONFIG_OPERATION_ADOPT: return "adopt";
+    case CONFIG_OPERATION_REQUESTS: return "requests";
+    case CONFIG_OPERATION_BATCH: return "batch";
+    case CONFIG_OPERATION_DELETE: return "delete";
     }
     return "";
 }

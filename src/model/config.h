@@ -83,18 +83,18 @@ struct config_tls {
 
 /* An http or https URL in its parts. */
 struct config_url {
-    struct view text;   /* as written, without a trailing slash */
-    bool tls;           /* https */
-    struct view host;   /* name or address; an IPv6 address without its brackets */
-    uint16_t port;      /* 80 or 443 unless written */
-    struct view path;   /* "/v2"; empty when there is none; no trailing slash */
+    struct view text;      /* as written, without a trailing slash */
+    bool tls;              /* https */
+    struct view host;      /* name or address; an IPv6 address without its brackets */
+    uint16_t port;         /* 80 or 443 unless written */
+    struct view path;      /* "/v2"; empty when there is none; no trailing slash */
     struct view authority; /* for Host: "host" or "host:port" when the port isn't the default */
 };
 
 struct config_upstream {
     struct config_url url;
-    /* Where the Runpod key is: exactly one of the two is set. A systemd credential is a path by now.
-     * Only upstream.c opens it. */
+    /* Where the Runpod key is: exactly one of the two is set. A systemd credential is a path by
+     * now. Only upstream.c opens it. */
     struct view api_key_file;
     struct view api_key_env;
     struct view ca_file; /* empty: the system's store */
@@ -102,15 +102,15 @@ struct config_upstream {
     bool has_proxy;
     struct config_url proxy; /* http only; host and port */
     uint64_t connect_timeout_ms;
-    uint64_t submit_timeout_ms;    /* /run and other submits: after the last body byte */
-    uint64_t read_timeout_ms;      /* status, health, cancel, ...: in all */
-    uint64_t runsync_margin_ms;    /* /runsync: wait plus this */
-    uint64_t idle_timeout_ms;      /* /openai and other streams: silence */
-    uint64_t keepalive_ms;         /* an unused pooled connection is closed after this */
+    uint64_t submit_timeout_ms; /* /run and other submits: after the last body byte */
+    uint64_t read_timeout_ms;   /* status, health, cancel, ...: in all */
+    uint64_t runsync_margin_ms; /* /runsync: wait plus this */
+    uint64_t idle_timeout_ms;   /* /openai and other streams: silence */
+    uint64_t keepalive_ms;      /* an unused pooled connection is closed after this */
     uint64_t dns_refresh_ms;
-    uint32_t max_connections;      /* per podgate, all workers together */
-    uint32_t max_waiting;          /* requests waiting for a connection, all workers together */
-    uint64_t waiting_timeout_ms;   /* how long one may wait */
+    uint32_t max_connections;    /* per podgate, all workers together */
+    uint32_t max_waiting;        /* requests waiting for a connection, all workers together */
+    uint64_t waiting_timeout_ms; /* how long one may wait */
     uint64_t retention_run_ms;
     uint64_t retention_runsync_ms;
 };
@@ -129,9 +129,9 @@ struct config_store {
 };
 
 struct config_memory {
-    uint64_t bodies_bytes;      /* buffered for all requests together */
-    uint64_t hot_results_bytes; /* 0: no cache */
-    uint32_t connections;       /* callers' connections in all */
+    uint64_t bodies_bytes;            /* buffered for all requests together */
+    uint64_t hot_results_bytes;       /* 0: no cache */
+    uint32_t connections;             /* callers' connections in all */
     uint32_t connections_per_address; /* 0: no limit */
 };
 
@@ -176,16 +176,16 @@ struct config_key {
     struct view id;
     uint8_t sha256[32]; /* of the whole key string */
     const struct config_team *team;
-    struct key_state *state;        /* mutable, survives a reload; NULL before config_adopt() */
-    const struct config_texts *endpoints;   /* NULL: the team's alone decide; else both must allow */
-    const struct limit_policy *rates;       /* rate_count of them; state->limits[i] goes with i */
+    struct key_state *state; /* mutable, survives a reload; NULL before config_adopt() */
+    const struct config_texts *endpoints; /* NULL: the team's alone decide; else both must allow */
+    const struct limit_policy *rates;     /* rate_count of them; state->limits[i] goes with i */
     const struct config_rate *rates_written;  /* for config_dump() */
     const struct config_networks *allow_from; /* NULL: from anywhere */
-    uint64_t expires_wall_ms; /* refused from this moment on; 0: never */
-    uint32_t operations;      /* bits of enum config_operation */
-    uint32_t concurrency;     /* 0: no limit */
-    uint32_t burst;           /* as written, 0: not; the policies have it in them */
-    uint32_t index; /* 0..key_count-1, in the order of the file */
+    uint64_t expires_wall_ms;                 /* refused from this moment on; 0: never */
+    uint32_t operations;                      /* bits of enum config_operation */
+    uint32_t concurrency;                     /* 0: no limit */
+    uint32_t burst;                           /* as written, 0: not; the policies have it in them */
+    uint32_t index;                           /* 0..key_count-1, in the order of the file */
     uint8_t rate_count;
 };
 
@@ -244,7 +244,8 @@ struct config {
     struct config_private *private; /* config.c's own: arena, indexes, count of references */
 };
 
-/* What was wrong (or worth a warning), one text per mistake: "file:line: what, what was expected". */
+/* What was wrong (or worth a warning), one text per mistake: "file:line: what, what was expected".
+ */
 struct config_errors;
 
 /* An empty list; NULL without memory. */
@@ -256,24 +257,26 @@ void config_errors_destroy(struct config_errors *errors);
 /* How many mistakes were found. Warnings don't count. */
 size_t config_errors_count(const struct config_errors *errors);
 
-/* The text of mistake `index`, without a line feed, in the order of the files. Owned by the list. */
+/* The text of mistake `index`, without a line feed, in the order of the files. Owned by the list.
+ */
 const char *config_errors_text(const struct config_errors *errors, size_t index);
 
-/* How many warnings there are, and the text of one, as above. They are there after a success too. */
+/* How many warnings there are, and the text of one, as above. They are there after a success too.
+ */
 size_t config_warnings_count(const struct config_errors *errors);
 const char *config_warnings_text(const struct config_errors *errors, size_t index);
 
 /* Prints every mistake and then every warning ("file:line: warning: ..."), one a line. */
 void config_errors_print(const struct config_errors *errors, FILE *stream);
 
-/* Loads and validates the file with all that it includes. Gives a snapshot with one reference, which
- * is the caller's; or NULL, and `errors` says why (all mistakes found, not only the first). Reads
- * files: not for workers. One thread at a time per process is served; others wait. */
+/* Loads and validates the file with all that it includes. Gives a snapshot with one reference,
+ * which is the caller's; or NULL, and `errors` says why (all mistakes found, not only the first).
+ * Reads files: not for workers. One thread at a time per process is served; others wait. */
 MUST_CHECK struct config *config_load(const char *path, struct config_errors *errors);
 
 /* The same for a text in memory; `name` stands in messages for the file. `include` and paths are
- * taken as from the current directory. With `check_files` false nothing outside of the text is looked
- * at: no include, and files named may be missing (for fuzzing and tests). */
+ * taken as from the current directory. With `check_files` false nothing outside of the text is
+ * looked at: no include, and files named may be missing (for fuzzing and tests). */
 MUST_CHECK struct config *config_load_text(const char *name, struct view text, bool check_files,
                                            struct config_errors *errors);
 
@@ -295,8 +298,8 @@ const struct config_key *config_find_key(const struct config *config, struct vie
 const struct config_endpoint *config_find_endpoint(const struct config *config, struct view name);
 
 /* True when team and key both allow the endpoint: exact names, "prefix*" and "*". The endpoint
- * `flash` (it reaches any other by headers) must be named exactly by the key's list, or by the team's
- * when the key has none. */
+ * `flash` (it reaches any other by headers) must be named exactly by the key's list, or by the
+ * team's when the key has none. */
 bool config_endpoint_allowed(const struct config_key *key, struct view endpoint);
 
 /* True when the key may be used from this address: no allow_from, or one of its networks holds it

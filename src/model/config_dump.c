@@ -119,57 +119,33 @@ static void print_value(const struct dump *dump, const struct config_option *opt
     case CONFIG_KIND_PATH:
     case CONFIG_KIND_CREDENTIAL:
     case CONFIG_KIND_VARIABLE:
-    case CONFIG_KIND_STORE_URL:
-        print_text(dump, *(const struct view *)field);
-        return;
+    case CONFIG_KIND_STORE_URL: print_text(dump, *(const struct view *)field); return;
     case CONFIG_KIND_DURATION:
         print_text(dump, view_of_string(config_format_duration(*(const uint64_t *)field, text)));
         return;
     case CONFIG_KIND_SIZE:
         print_text(dump, view_of_string(config_format_size(*(const uint64_t *)field, text)));
         return;
-    case CONFIG_KIND_COUNT:
-        fprintf(dump->stream, "%u", *(const uint32_t *)field);
-        return;
+    case CONFIG_KIND_COUNT: fprintf(dump->stream, "%u", *(const uint32_t *)field); return;
     case CONFIG_KIND_BIG_COUNT:
         fprintf(dump->stream, "%llu", (unsigned long long)*(const uint64_t *)field);
         return;
-    case CONFIG_KIND_BOOLEAN:
-        fputs(*(const bool *)field ? "true" : "false", dump->stream);
-        return;
-    case CONFIG_KIND_WORD:
-        print_word(dump, option, field);
-        return;
+    case CONFIG_KIND_BOOLEAN: fputs(*(const bool *)field ? "true" : "false", dump->stream); return;
+    case CONFIG_KIND_WORD: print_word(dump, option, field); return;
     case CONFIG_KIND_ADDRESS:
         print_text(dump, ((const struct config_address *)field)->text);
         return;
-    case CONFIG_KIND_ADDRESSES:
-        print_addresses(dump, field);
-        return;
+    case CONFIG_KIND_ADDRESSES: print_addresses(dump, field); return;
     case CONFIG_KIND_URL:
-    case CONFIG_KIND_PROXY:
-        print_text(dump, ((const struct config_url *)field)->text);
-        return;
-    case CONFIG_KIND_NETWORKS:
-        print_networks(dump, field);
-        return;
+    case CONFIG_KIND_PROXY: print_text(dump, ((const struct config_url *)field)->text); return;
+    case CONFIG_KIND_NETWORKS: print_networks(dump, field); return;
     case CONFIG_KIND_ENDPOINTS:
     case CONFIG_KIND_SERVER_NAMES:
-    case CONFIG_KIND_ORIGINS:
-        print_texts(dump, field);
-        return;
-    case CONFIG_KIND_OPERATIONS:
-        print_operations(dump, *(const uint32_t *)field);
-        return;
-    case CONFIG_KIND_RATES:
-        print_rates(dump, field);
-        return;
-    case CONFIG_KIND_SHA256:
-        print_hash(dump, field);
-        return;
-    case CONFIG_KIND_DATE:
-        print_date(dump, *(const uint64_t *)field);
-        return;
+    case CONFIG_KIND_ORIGINS: print_texts(dump, field); return;
+    case CONFIG_KIND_OPERATIONS: print_operations(dump, *(const uint32_t *)field); return;
+    case CONFIG_KIND_RATES: print_rates(dump, field); return;
+    case CONFIG_KIND_SHA256: print_hash(dump, field); return;
+    case CONFIG_KIND_DATE: print_date(dump, *(const uint64_t *)field); return;
     }
 }
 
@@ -177,16 +153,12 @@ static void print_value(const struct dump *dump, const struct config_option *opt
 static bool is_left_out(const struct config_option *option, const void *field)
 {
     switch (option->kind) {
-    case CONFIG_KIND_NETWORKS:
-        return ((const struct config_networks *)field)->count == 0;
+    case CONFIG_KIND_NETWORKS: return ((const struct config_networks *)field)->count == 0;
     case CONFIG_KIND_ENDPOINTS:
     case CONFIG_KIND_SERVER_NAMES:
-    case CONFIG_KIND_ORIGINS:
-        return ((const struct config_texts *)field)->count == 0;
-    case CONFIG_KIND_DATE:
-        return *(const uint64_t *)field == 0;
-    case CONFIG_KIND_CREDENTIAL:
-        return ((const struct view *)field)->length == 0;
+    case CONFIG_KIND_ORIGINS: return ((const struct config_texts *)field)->count == 0;
+    case CONFIG_KIND_DATE: return *(const uint64_t *)field == 0;
+    case CONFIG_KIND_CREDENTIAL: return ((const struct view *)field)->length == 0;
     case CONFIG_KIND_TEXT:
     case CONFIG_KIND_FILE:
     case CONFIG_KIND_SECRET:
@@ -205,8 +177,7 @@ static bool is_left_out(const struct config_option *option, const void *field)
     case CONFIG_KIND_STORE_URL:
     case CONFIG_KIND_OPERATIONS:
     case CONFIG_KIND_RATES:
-    case CONFIG_KIND_SHA256:
-        return false;
+    case CONFIG_KIND_SHA256: return false;
     }
     return false;
 }

@@ -20,7 +20,8 @@ static struct config_position option_at(const struct config_loader *loader,
     return position.line == 0 ? loader->position : position;
 }
 
-/* ---- keys -------------------------------------------------------------------------------------- */
+/* ---- keys --------------------------------------------------------------------------------------
+ */
 
 /* The burst is of the rate that looks at the shortest time; the others are there to bound the sum,
  * and let all of theirs through at once. */
@@ -91,7 +92,8 @@ void config_finish_key(struct config_loader *loader, const struct config_key_opt
     key->rate_count = (uint8_t)options->rates.count;
 }
 
-/* ---- lists and indexes ------------------------------------------------------------------------- */
+/* ---- lists and indexes -------------------------------------------------------------------------
+ */
 
 /* Fills the index of one kind of section, and complains of names that are there twice. */
 static void fill_index(struct config_loader *loader, enum config_section_name section,
@@ -132,7 +134,7 @@ static void finish_teams_and_keys(struct config_loader *loader)
     config->key_count = loader->opened[CONFIG_SECTION_KEY].read;
     for (size_t i = 0; i < config->key_count; i++)
         if (loader->key_teams[i] < config->team_count)
-            private->keys[i].team = &private->teams[loader->key_teams[i]];
+    private->keys[i].team = &private->teams[loader->key_teams[i]];
     if (config->key_count == 0 && config_errors_count(loader->errors) == 0)
         config_warning(loader->errors, loader->position,
                        "there is no key, nobody can call; \"podgatectl key generate\" makes one");
@@ -207,7 +209,8 @@ static void finish_endpoints(struct config_loader *loader)
                                   config_endpoint_name, private->endpoints);
 }
 
-/* ---- sections that belong together ------------------------------------------------------------- */
+/* ---- sections that belong together -------------------------------------------------------------
+ */
 
 static void finish_root(struct config_loader *loader)
 {
@@ -237,7 +240,8 @@ static void finish_root(struct config_loader *loader)
                          root->admin_listen.text.data);
     }
     if (tls && loader->opened[CONFIG_SECTION_TLS].read == 0 && !loader->incomplete)
-        config_error(loader->errors, listen, "listen has an address with \"tls:\", expected a "
+        config_error(loader->errors, listen,
+                     "listen has an address with \"tls:\", expected a "
                      "section tls { certificate = \"...\"  key = \"...\" }");
     if (!tls && config->tls_count > 0 && !loader->incomplete)
         config_warning(loader->errors, loader->opened[CONFIG_SECTION_TLS].items[0],
@@ -294,7 +298,8 @@ static void finish_api_key(struct config_loader *loader)
     if (given > 1) {
         config_error(loader->errors, option_at(loader, CONFIG_SECTION_UPSTREAM, names[last]),
                      "the upstream's key is given %zu times, expected one of api_key_file, "
-                     "api_key_env and api_key_credential", given);
+                     "api_key_env and api_key_credential",
+                     given);
         return;
     }
     if (given == 0 && tried > 0 && config_errors_count(loader->errors) > 0)
@@ -319,8 +324,9 @@ static void finish_upstream(struct config_loader *loader)
         config_warning(loader->errors, option_at(loader, CONFIG_SECTION_UPSTREAM, "url"),
                        "the upstream's key goes unencrypted to %.200s", upstream->url.host.data);
     if (!upstream->verify)
-        config_warning(loader->errors, option_at(loader, CONFIG_SECTION_UPSTREAM, "verify"),
-                       "the upstream's certificate is not checked, anybody in between gets the key");
+        config_warning(
+            loader->errors, option_at(loader, CONFIG_SECTION_UPSTREAM, "verify"),
+            "the upstream's certificate is not checked, anybody in between gets the key");
     loader->config->upstream = *upstream;
 }
 

@@ -23,44 +23,45 @@
 #include "base/compiler.h"
 #include "model/config.h"
 
-/* ---- the table of options (config_options.c) -------------------------------------------------- */
+/* ---- the table of options (config_options.c) --------------------------------------------------
+ */
 
 /* What an option's value is, and the type of the field that it fills. */
 enum config_kind {
-    CONFIG_KIND_TEXT,       /* struct view */
-    CONFIG_KIND_FILE,       /* struct view; a file that can be read */
-    CONFIG_KIND_SECRET,     /* the same; a file that others shouldn't be able to read */
-    CONFIG_KIND_PATH,       /* struct view; an absolute path that need not exist */
-    CONFIG_KIND_CREDENTIAL, /* struct view; the name of a systemd credential, becomes its path */
-    CONFIG_KIND_VARIABLE,   /* struct view; the name of an environment variable that is set */
-    CONFIG_KIND_DURATION,   /* uint64_t, milliseconds */
-    CONFIG_KIND_SIZE,       /* uint64_t, bytes */
-    CONFIG_KIND_COUNT,      /* uint32_t */
-    CONFIG_KIND_BIG_COUNT,  /* uint64_t */
-    CONFIG_KIND_BOOLEAN,    /* bool */
-    CONFIG_KIND_WORD,       /* an enum; the words are its values in order */
-    CONFIG_KIND_ADDRESS,    /* struct config_address */
-    CONFIG_KIND_ADDRESSES,  /* struct config_addresses */
-    CONFIG_KIND_URL,        /* struct config_url */
-    CONFIG_KIND_PROXY,      /* struct config_url */
-    CONFIG_KIND_STORE_URL,  /* struct view */
-    CONFIG_KIND_NETWORKS,   /* struct config_networks */
-    CONFIG_KIND_ENDPOINTS,  /* struct config_texts */
+    CONFIG_KIND_TEXT,         /* struct view */
+    CONFIG_KIND_FILE,         /* struct view; a file that can be read */
+    CONFIG_KIND_SECRET,       /* the same; a file that others shouldn't be able to read */
+    CONFIG_KIND_PATH,         /* struct view; an absolute path that need not exist */
+    CONFIG_KIND_CREDENTIAL,   /* struct view; the name of a systemd credential, becomes its path */
+    CONFIG_KIND_VARIABLE,     /* struct view; the name of an environment variable that is set */
+    CONFIG_KIND_DURATION,     /* uint64_t, milliseconds */
+    CONFIG_KIND_SIZE,         /* uint64_t, bytes */
+    CONFIG_KIND_COUNT,        /* uint32_t */
+    CONFIG_KIND_BIG_COUNT,    /* uint64_t */
+    CONFIG_KIND_BOOLEAN,      /* bool */
+    CONFIG_KIND_WORD,         /* an enum; the words are its values in order */
+    CONFIG_KIND_ADDRESS,      /* struct config_address */
+    CONFIG_KIND_ADDRESSES,    /* struct config_addresses */
+    CONFIG_KIND_URL,          /* struct config_url */
+    CONFIG_KIND_PROXY,        /* struct config_url */
+    CONFIG_KIND_STORE_URL,    /* struct view */
+    CONFIG_KIND_NETWORKS,     /* struct config_networks */
+    CONFIG_KIND_ENDPOINTS,    /* struct config_texts */
     CONFIG_KIND_SERVER_NAMES, /* struct config_texts */
-    CONFIG_KIND_ORIGINS,    /* struct config_texts */
-    CONFIG_KIND_OPERATIONS, /* uint32_t, bits */
-    CONFIG_KIND_RATES,      /* struct config_rates */
-    CONFIG_KIND_SHA256,     /* uint8_t[32] */
-    CONFIG_KIND_DATE,       /* uint64_t, wall milliseconds */
+    CONFIG_KIND_ORIGINS,      /* struct config_texts */
+    CONFIG_KIND_OPERATIONS,   /* uint32_t, bits */
+    CONFIG_KIND_RATES,        /* struct config_rates */
+    CONFIG_KIND_SHA256,       /* uint8_t[32] */
+    CONFIG_KIND_DATE,         /* uint64_t, wall milliseconds */
 };
 
 struct config_option {
     const char *name;
     enum config_kind kind;
-    bool later;        /* checked, but nothing acts on it in this version: warned about when set */
-    size_t offset;     /* of its field in the section's struct */
+    bool later;    /* checked, but nothing acts on it in this version: warned about when set */
+    size_t offset; /* of its field in the section's struct */
     const char *fallback; /* the default as one would write it, lists with spaces; NULL: none */
-    uint64_t minimum;  /* bounds of numbers, durations, sizes */
+    uint64_t minimum;     /* bounds of numbers, durations, sizes */
     uint64_t maximum;
     const char *const *words; /* of CONFIG_KIND_WORD, NULL-terminated */
 };
@@ -151,7 +152,8 @@ const char *config_option_suggest(enum config_section_name section, const char *
 /* The word among `words` (NULL-terminated) that is nearest to `word`, or NULL when none is near. */
 const char *config_word_suggest(const char *const *words, const char *word);
 
-/* ---- mistakes (config_errors.c) ---------------------------------------------------------------- */
+/* ---- mistakes (config_errors.c) ----------------------------------------------------------------
+ */
 
 struct config_position {
     uint32_t file; /* index of config_errors_file() */
@@ -173,7 +175,8 @@ void config_warning(struct config_errors *errors, struct config_position positio
 /* Brings the mistakes into the order of files and lines. */
 void config_errors_sort(struct config_errors *errors);
 
-/* ---- memory and indexes of the snapshot (config.c) --------------------------------------------- */
+/* ---- memory and indexes of the snapshot (config.c) ---------------------------------------------
+ */
 
 /* Names to positions in an array: open addressing, made once, then read by all threads. */
 struct config_index {
@@ -225,7 +228,8 @@ struct view config_key_name(const void *keys, size_t position);
 struct view config_team_name(const void *teams, size_t position);
 struct view config_endpoint_name(const void *endpoints, size_t position);
 
-/* ---- text (config_units.c, config_names.c) ------------------------------------------------------ */
+/* ---- text (config_units.c, config_names.c) ------------------------------------------------------
+ */
 
 /* "90s" in ms, s, m, h or d; "0" needs no unit. False: not that, or too large. */
 MUST_CHECK bool config_parse_duration(struct view text, uint64_t *duration_ms);
@@ -258,7 +262,8 @@ bool config_is_origin(struct view text);
 bool config_is_variable(struct view text);
 bool config_is_credential(struct view text);
 
-/* ---- loading (config_load.c, config_scan.c, config_value.c, config_finish.c) -------------------- */
+/* ---- loading (config_load.c, config_scan.c, config_value.c, config_finish.c) --------------------
+ */
 
 /* One value as libconfuse gave it, with its place. */
 struct config_value {
@@ -326,9 +331,9 @@ struct config_loader {
 };
 
 /* Looks through the text of a file before libconfuse does: finds unknown and repeated options,
- * strings and comments without an end, stray bytes; notes them with their line; and blanks comments,
- * unknown and repeated options (with spaces, so that lines stay), which libconfuse would stop at or
- * count wrongly. False when libconfuse can't go on with the text. */
+ * strings and comments without an end, stray bytes; notes them with their line; and blanks
+ * comments, unknown and repeated options (with spaces, so that lines stay), which libconfuse would
+ * stop at or count wrongly. False when libconfuse can't go on with the text. */
 MUST_CHECK bool config_scan(struct config_loader *loader, char *text, size_t length);
 
 /* True when an option of this kind takes { several } values. */

@@ -26,7 +26,8 @@ struct grammar {
     cfg_opt_t options[CONFIG_SECTIONS][CONFIG_OPTIONS_MAX];
 };
 
-/* ---- sections ---------------------------------------------------------------------------------- */
+/* ---- sections ----------------------------------------------------------------------------------
+ */
 
 static bool is_set(const cfg_opt_t *option)
 {
@@ -55,8 +56,8 @@ static void read_option(struct config_loader *loader, enum config_section_name s
     free(values);
 }
 
-/* Sets the options of one section that were written; a bit for each in the result. Our options stand
- * first in libconfuse's array, in the order of the table. */
+/* Sets the options of one section that were written; a bit for each in the result. Our options
+ * stand first in libconfuse's array, in the order of the table. */
 static uint32_t read_options(struct config_loader *loader, enum config_section_name section,
                              const cfg_t *parsed, void *target, struct config_position position)
 {
@@ -94,8 +95,9 @@ static void *once_target(struct config_loader *loader, enum config_section_name 
     return (char *)loader->config + config_sections[section].offset;
 }
 
-static bool read_title(struct config_loader *loader, const cfg_t *parsed, bool (*is_good)(struct view),
-                       const char *expected, struct config_position position, struct view *name)
+static bool read_title(struct config_loader *loader, const cfg_t *parsed,
+                       bool (*is_good)(struct view), const char *expected,
+                       struct config_position position, struct view *name)
 {
     struct view title = view_of_string(parsed->title);
     *name = VIEW("");
@@ -175,7 +177,8 @@ static void read_section(struct config_loader *loader, enum config_section_name 
     opened->read++;
 }
 
-/* ---- libconfuse's callbacks -------------------------------------------------------------------- */
+/* ---- libconfuse's callbacks --------------------------------------------------------------------
+ */
 
 static int on_value(cfg_t *parsed, cfg_opt_t *option, const char *text, void *result)
 {
@@ -186,8 +189,8 @@ static int on_value(cfg_t *parsed, cfg_opt_t *option, const char *text, void *re
         current->out_of_memory = true;
         return -1;
     }
-    value->position = (struct config_position){.file = current->position.file,
-                                               .line = (uint32_t)parsed->line};
+    value->position =
+        (struct config_position){.file = current->position.file, .line = (uint32_t)parsed->line};
     value->length = length;
     memcpy(value->text, text, length + 1);
     *(void **)result = value;
@@ -267,8 +270,10 @@ static int on_include(cfg_t *parsed, cfg_opt_t *option, int count, const char **
     if (result == GLOB_NOSPACE)
         loader->out_of_memory = true;
     else if (result == GLOB_ABORTED || (result == GLOB_NOMATCH && !is_pattern))
-        config_error(loader->errors, position, "include \"%.200s\": %s, expected a file that can be "
-                     "read", arguments[0], result == GLOB_NOMATCH ? "not found" : strerror(errno));
+        config_error(loader->errors, position,
+                     "include \"%.200s\": %s, expected a file that can be "
+                     "read",
+                     arguments[0], result == GLOB_NOMATCH ? "not found" : strerror(errno));
     for (size_t i = 0; result == 0 && i < found.gl_pathc; i++) {
         struct config_include *include = include_create(position, found.gl_pathv[i]);
         if (include == NULL)
@@ -283,15 +288,18 @@ static int on_include(cfg_t *parsed, cfg_opt_t *option, int count, const char **
 }
 
 /* What the scan let through and libconfuse doesn't like: its words, and the place. */
-static void on_error(cfg_t *parsed, const char *format, va_list arguments) __attribute__((format(printf, 2, 0)));
+static void on_error(cfg_t *parsed, const char *format, va_list arguments)
+    __attribute__((format(printf, 2, 0)));
 static void on_error(cfg_t *parsed, const char *format, va_list arguments)
 {
     char message[200];
     vsnprintf(message, sizeof(message), format, arguments);
     struct config_position position = {.file = current->position.file,
                                        .line = parsed != NULL ? (uint32_t)parsed->line : 0};
-    config_error(current->errors, position, "%s, expected name = \"value\", name = { list } or a "
-                 "section { ... }", message);
+    config_error(current->errors, position,
+                 "%s, expected name = \"value\", name = { list } or a "
+                 "section { ... }",
+                 message);
 }
 
 static void grammar_make(struct grammar *grammar)
@@ -326,7 +334,8 @@ static void grammar_make(struct grammar *grammar)
     }
 }
 
-/* ---- files ------------------------------------------------------------------------------------- */
+/* ---- files -------------------------------------------------------------------------------------
+ */
 
 /* Room in the snapshot for all sections that the scan saw. */
 static bool make_room(struct config_loader *loader)
@@ -463,8 +472,7 @@ static void read_includes(struct config_loader *loader)
             twice = twice || is_same_file(other->path, include->path);
         includes_append(&loader->included, include);
         if (twice || ++loader->file_count > FILES_MAX)
-            config_error(loader->errors, include->position, "include \"%.200s\": %s",
-                         include->path,
+            config_error(loader->errors, include->position, "include \"%.200s\": %s", include->path,
                          twice ? "was read already, expected each file once"
                                : "too many files, expected at most 1000");
         else
@@ -472,7 +480,8 @@ static void read_includes(struct config_loader *loader)
     }
 }
 
-/* ---- the whole --------------------------------------------------------------------------------- */
+/* ---- the whole ---------------------------------------------------------------------------------
+ */
 
 static void loader_begin(struct config_loader *loader, const char *name)
 {

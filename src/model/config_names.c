@@ -24,8 +24,7 @@ static bool is_made_of(struct view text, size_t maximum, const char *further)
         return false;
     for (size_t i = 0; i < text.length; i++) {
         char byte = text.data[i];
-        if (!is_letter(byte) && !is_digit(byte) &&
-            (byte == '\0' || strchr(further, byte) == NULL))
+        if (!is_letter(byte) && !is_digit(byte) && (byte == '\0' || strchr(further, byte) == NULL))
             return false;
     }
     return true;

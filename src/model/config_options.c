@@ -1,5 +1,5 @@
-/* The one table of options. Parsing, defaults, validation, `--dump` and the check of the manual page
- * read it: an option that is here exists everywhere. */
+/* The one table of options. Parsing, defaults, validation, `--dump` and the check of the manual
+ * page read it: an option that is here exists everywhere. */
 #include "build_config.h"
 
 #include <string.h>

@@ -1,8 +1,9 @@
 /* A first look at a file's text, before libconfuse parses it. libconfuse 3.3 counts the lines of
  * comments wrongly, takes a comment or string without an end for the rest of the file, swallows
  * bytes that it doesn't know ("workers = *3"), lets the second of two settings win, walks into
- * sections by "upstream|url", and stops at the first unknown option. All of that is found here, with
- * its line; what libconfuse must not meet is overwritten with spaces. Values are libconfuse's. */
+ * sections by "upstream|url", and stops at the first unknown option. All of that is found here,
+ * with its line; what libconfuse must not meet is overwritten with spaces. Values are libconfuse's.
+ */
 #include "build_config.h"
 
 #include <stdarg.h>
@@ -29,7 +30,7 @@ struct scan {
     size_t length;
     size_t at;
     uint32_t line;
-    size_t told;  /* up to here bytes were complained about: some are read twice */
+    size_t told; /* up to here bytes were complained about: some are read twice */
     bool broken; /* libconfuse can't go on */
 
     /* The sections that are open: root, team, key at most. */
@@ -116,8 +117,9 @@ static void skip_variable(struct scan *scan)
     char name[NAME_ROOM];
     if (end >= scan->length || scan->text[end] != '}' || name_end == start ||
         name_end - start >= sizeof(name)) {
-        lexical_error(scan, scan->line, "\"${\" begins an environment variable, expected ${NAME} or "
-                                        "${NAME:-default}");
+        lexical_error(scan, scan->line,
+                      "\"${\" begins an environment variable, expected ${NAME} or "
+                      "${NAME:-default}");
         scan->at += 2;
         return;
     }
@@ -248,8 +250,8 @@ static struct token skip_brackets(struct scan *scan)
     return token;
 }
 
-/* Steps over what follows an option's or section's name: its value or body; or, when what follows is
- * none, the rest of the line, which is probably prose. Gives the end of it in the text. */
+/* Steps over what follows an option's or section's name: its value or body; or, when what follows
+ * is none, the rest of the line, which is probably prose. Gives the end of it in the text. */
 static size_t skip_construct(struct scan *scan)
 {
     size_t at = scan->at;
@@ -379,8 +381,7 @@ static bool open_section(struct scan *scan, struct token name, enum config_secti
         scan->broken = true;
     } else if (!description->titled && (token.kind == TOKEN_STRING || token.kind == TOKEN_WORD)) {
         config_error(scan->loader->errors, position_of(scan, name.line),
-                     "%s takes no name, expected %s { ... }", description->name,
-                     description->name);
+                     "%s takes no name, expected %s { ... }", description->name, description->name);
         scan->broken = true;
         token = next_token(scan);
     }
@@ -391,7 +392,8 @@ static bool open_section(struct scan *scan, struct token name, enum config_secti
         scan->broken = true;
         return false;
     }
-    if (description->repeated && !note_opened(scan->loader, section, position_of(scan, name.line))) {
+    if (description->repeated &&
+        !note_opened(scan->loader, section, position_of(scan, name.line))) {
         scan->broken = true;
         return false;
     }

@@ -104,7 +104,8 @@ bool config_parse_rate(struct view text, struct config_rate *rate, bool *unit_ba
     return !*unit_bad;
 }
 
-/* ---- dates (RFC 3339) -------------------------------------------------------------------------- */
+/* ---- dates (RFC 3339) --------------------------------------------------------------------------
+ */
 
 /* Days from 1970-01-01 to a date of the proleptic Gregorian calendar: years that begin in March, so
  * that the leap day is their last. */
@@ -192,8 +193,8 @@ bool config_parse_date(struct view text, uint64_t *wall_ms)
     int64_t offset_minutes;
     if (!take_zone(&text, &offset_minutes) || text.length > 0)
         return false;
-    int64_t seconds = (int64_t)(days * 86400 + hour * 3600 + minute * 60 + second) -
-                      offset_minutes * 60;
+    int64_t seconds =
+        (int64_t)(days * 86400 + hour * 3600 + minute * 60 + second) - offset_minutes * 60;
     if (seconds < 0)
         return false;
     *wall_ms = (uint64_t)seconds * 1000;

@@ -44,7 +44,8 @@ static bool copy_text(const struct setting *setting, struct view text, struct vi
     return config_copy(setting->loader->config, text, copy) || out_of_memory(setting);
 }
 
-/* ---- numbers ----------------------------------------------------------------------------------- */
+/* ---- numbers -----------------------------------------------------------------------------------
+ */
 
 typedef const char *format_number(uint64_t number, char *text);
 
@@ -129,7 +130,8 @@ static bool set_date(const struct setting *setting)
     return true;
 }
 
-/* ---- words ------------------------------------------------------------------------------------- */
+/* ---- words -------------------------------------------------------------------------------------
+ */
 
 static bool refuse_word(const struct setting *setting, const struct config_value *value,
                         const char *const *words)
@@ -185,7 +187,8 @@ static bool set_operations(const struct setting *setting)
     return good;
 }
 
-/* ---- texts and files --------------------------------------------------------------------------- */
+/* ---- texts and files ---------------------------------------------------------------------------
+ */
 
 static bool set_text(const struct setting *setting)
 {
@@ -248,8 +251,8 @@ static bool set_file(const struct setting *setting)
     return set_file_name(setting);
 }
 
-/* The path of a credential that systemd passed (LoadCredential=NAME:FILE), or NULL: there is none of
- * that name. The caller frees it. */
+/* The path of a credential that systemd passed (LoadCredential=NAME:FILE), or NULL: there is none
+ * of that name. The caller frees it. */
 static char *find_credential(const char *name)
 {
     const char *directory = getenv("CREDENTIALS_DIRECTORY");
@@ -262,8 +265,8 @@ static char *find_credential(const char *name)
     return NULL;
 }
 
-/* Under systemd the file itself belongs to root, and the service gets it as a credential of the same
- * name; so one configuration does for the service and for a shell. */
+/* Under systemd the file itself belongs to root, and the service gets it as a credential of the
+ * same name; so one configuration does for the service and for a shell. */
 static bool set_secret(const struct setting *setting)
 {
     const struct config_value *value = setting->values[0];
@@ -292,8 +295,9 @@ static bool set_credential(const struct setting *setting)
         return copy_text(setting, view_of(value), setting->field);
     char *path = find_credential(value->text);
     if (path == NULL)
-        return refuse(setting, value, "no such credential, expected to be started by systemd with "
-                                      "LoadCredential=");
+        return refuse(setting, value,
+                      "no such credential, expected to be started by systemd with "
+                      "LoadCredential=");
     bool good = copy_text(setting, view_of_string(path), setting->field);
     free(path);
     return good;
@@ -321,7 +325,8 @@ static bool set_sha256(const struct setting *setting)
     if (key_parse(view_of(value), NULL)) {
         config_error(setting->loader->errors, value->position,
                      "%s is the key itself, expected its SHA-256; make a new key with "
-                     "\"podgatectl key generate\"", setting->option->name);
+                     "\"podgatectl key generate\"",
+                     setting->option->name);
         return false;
     }
     if (!view_parse_hex(view_of(value), setting->field, 32)) {
@@ -334,7 +339,8 @@ static bool set_sha256(const struct setting *setting)
     return true;
 }
 
-/* ---- addresses and URLs ------------------------------------------------------------------------ */
+/* ---- addresses and URLs ------------------------------------------------------------------------
+ */
 
 static bool copy_address(const struct setting *setting, struct config_address *address)
 {
@@ -425,8 +431,9 @@ static bool set_store_url(const struct setting *setting)
     const struct config_value *value = setting->values[0];
     struct view text = view_of(value);
     if (view_starts_with(text, VIEW("rediss://")))
-        return refuse(setting, value, "TLS to Redis is not in Debian 12's client, expected "
-                                      "\"redis://\" to a stunnel on this machine");
+        return refuse(setting, value,
+                      "TLS to Redis is not in Debian 12's client, expected "
+                      "\"redis://\" to a stunnel on this machine");
     if (!view_starts_with(text, VIEW("redis://")) || text.length <= 8)
         return refuse(setting, value, "expected \"redis://host:port/number\"");
     if (view_find_byte(text, '@') < text.length)
@@ -434,7 +441,8 @@ static bool set_store_url(const struct setting *setting)
     return copy_text(setting, text, setting->field);
 }
 
-/* ---- lists ------------------------------------------------------------------------------------- */
+/* ---- lists -------------------------------------------------------------------------------------
+ */
 
 static bool set_networks(const struct setting *setting)
 {
@@ -444,8 +452,7 @@ static bool set_networks(const struct setting *setting)
         return out_of_memory(setting);
     bool good = true;
     for (size_t i = 0; i < setting->count; i++) {
-        enum address_result result =
-            address_parse_network(view_of(setting->values[i]), &items[i]);
+        enum address_result result = address_parse_network(view_of(setting->values[i]), &items[i]);
         if (result == ADDRESS_OK)
             continue;
         /* Its phrases are literals, so a NUL is behind them. */
@@ -496,47 +503,30 @@ static bool set_rates(const struct setting *setting)
     return good;
 }
 
-/* ---- all kinds --------------------------------------------------------------------------------- */
+/* ---- all kinds ---------------------------------------------------------------------------------
+ */
 
 static bool set_by_kind(const struct setting *setting)
 {
     switch (setting->option->kind) {
-    case CONFIG_KIND_TEXT:
-        return set_text(setting);
-    case CONFIG_KIND_FILE:
-        return set_file(setting);
-    case CONFIG_KIND_SECRET:
-        return set_secret(setting);
-    case CONFIG_KIND_PATH:
-        return set_path(setting);
-    case CONFIG_KIND_CREDENTIAL:
-        return set_credential(setting);
-    case CONFIG_KIND_VARIABLE:
-        return set_variable(setting);
-    case CONFIG_KIND_DURATION:
-        return set_duration(setting);
-    case CONFIG_KIND_SIZE:
-        return set_size(setting);
-    case CONFIG_KIND_COUNT:
-        return set_count(setting, false);
-    case CONFIG_KIND_BIG_COUNT:
-        return set_count(setting, true);
-    case CONFIG_KIND_BOOLEAN:
-        return set_boolean(setting);
-    case CONFIG_KIND_WORD:
-        return set_word(setting);
-    case CONFIG_KIND_ADDRESS:
-        return set_address(setting);
-    case CONFIG_KIND_ADDRESSES:
-        return set_addresses(setting);
-    case CONFIG_KIND_URL:
-        return set_url(setting, false);
-    case CONFIG_KIND_PROXY:
-        return set_url(setting, true);
-    case CONFIG_KIND_STORE_URL:
-        return set_store_url(setting);
-    case CONFIG_KIND_NETWORKS:
-        return set_networks(setting);
+    case CONFIG_KIND_TEXT: return set_text(setting);
+    case CONFIG_KIND_FILE: return set_file(setting);
+    case CONFIG_KIND_SECRET: return set_secret(setting);
+    case CONFIG_KIND_PATH: return set_path(setting);
+    case CONFIG_KIND_CREDENTIAL: return set_credential(setting);
+    case CONFIG_KIND_VARIABLE: return set_variable(setting);
+    case CONFIG_KIND_DURATION: return set_duration(setting);
+    case CONFIG_KIND_SIZE: return set_size(setting);
+    case CONFIG_KIND_COUNT: return set_count(setting, false);
+    case CONFIG_KIND_BIG_COUNT: return set_count(setting, true);
+    case CONFIG_KIND_BOOLEAN: return set_boolean(setting);
+    case CONFIG_KIND_WORD: return set_word(setting);
+    case CONFIG_KIND_ADDRESS: return set_address(setting);
+    case CONFIG_KIND_ADDRESSES: return set_addresses(setting);
+    case CONFIG_KIND_URL: return set_url(setting, false);
+    case CONFIG_KIND_PROXY: return set_url(setting, true);
+    case CONFIG_KIND_STORE_URL: return set_store_url(setting);
+    case CONFIG_KIND_NETWORKS: return set_networks(setting);
     case CONFIG_KIND_ENDPOINTS:
         return set_texts(setting, config_is_endpoint_pattern,
                          "expected an endpoint's id, \"prefix*\" or \"*\"");
@@ -547,14 +537,10 @@ static bool set_by_kind(const struct setting *setting)
         return set_texts(setting, config_is_origin,
                          "expected an origin such as \"https://app.example\", without a path, or "
                          "\"*\"");
-    case CONFIG_KIND_OPERATIONS:
-        return set_operations(setting);
-    case CONFIG_KIND_RATES:
-        return set_rates(setting);
-    case CONFIG_KIND_SHA256:
-        return set_sha256(setting);
-    case CONFIG_KIND_DATE:
-        return set_date(setting);
+    case CONFIG_KIND_OPERATIONS: return set_operations(setting);
+    case CONFIG_KIND_RATES: return set_rates(setting);
+    case CONFIG_KIND_SHA256: return set_sha256(setting);
+    case CONFIG_KIND_DATE: return set_date(setting);
     }
     return false;
 }
@@ -575,9 +561,9 @@ bool config_option_set(struct config_loader *loader, const struct config_option 
     setting.field = (char *)target + option->offset;
     if (config_kind_is_list(option->kind)) {
         if (count < option->minimum || count > option->maximum) {
-            config_error(loader->errors, position,
-                         "%s has %zu entries, expected %llu to %llu", option->name, count,
-                         (unsigned long long)option->minimum, (unsigned long long)option->maximum);
+            config_error(loader->errors, position, "%s has %zu entries, expected %llu to %llu",
+                         option->name, count, (unsigned long long)option->minimum,
+                         (unsigned long long)option->maximum);
             return false;
         }
     } else if (count != 1) {
@@ -602,15 +588,11 @@ static bool fields_equal(enum config_kind kind, const void *left, const void *ri
     case CONFIG_KIND_DURATION:
     case CONFIG_KIND_SIZE:
     case CONFIG_KIND_BIG_COUNT:
-    case CONFIG_KIND_DATE:
-        return memcmp(left, right, sizeof(uint64_t)) == 0;
+    case CONFIG_KIND_DATE: return memcmp(left, right, sizeof(uint64_t)) == 0;
     case CONFIG_KIND_COUNT:
-    case CONFIG_KIND_OPERATIONS:
-        return memcmp(left, right, sizeof(uint32_t)) == 0;
-    case CONFIG_KIND_WORD:
-        return memcmp(left, right, sizeof(unsigned)) == 0;
-    case CONFIG_KIND_BOOLEAN:
-        return *(const bool *)left == *(const bool *)right;
+    case CONFIG_KIND_OPERATIONS: return memcmp(left, right, sizeof(uint32_t)) == 0;
+    case CONFIG_KIND_WORD: return memcmp(left, right, sizeof(unsigned)) == 0;
+    case CONFIG_KIND_BOOLEAN: return *(const bool *)left == *(const bool *)right;
     case CONFIG_KIND_ADDRESS:
     case CONFIG_KIND_ADDRESSES:
     case CONFIG_KIND_URL:
@@ -620,8 +602,7 @@ static bool fields_equal(enum config_kind kind, const void *left, const void *ri
     case CONFIG_KIND_SERVER_NAMES:
     case CONFIG_KIND_ORIGINS:
     case CONFIG_KIND_RATES:
-    case CONFIG_KIND_SHA256:
-        return false;
+    case CONFIG_KIND_SHA256: return false;
     }
     return false;
 }
@@ -631,12 +612,12 @@ void config_option_warn(struct config_loader *loader, enum config_section_name s
                         struct config_position position)
 {
     const char *defaults = (const char *)&loader->defaults[section];
-    if (!option->later ||
-        fields_equal(option->kind, (const char *)target + option->offset, defaults + option->offset))
+    if (!option->later || fields_equal(option->kind, (const char *)target + option->offset,
+                                       defaults + option->offset))
         return;
     const char *name = config_sections[section].name;
-    config_warning(loader->errors, position, "%s%s%s has no effect yet in this version",
-                   name, *name == '\0' ? "" : ".", option->name);
+    config_warning(loader->errors, position, "%s%s%s has no effect yet in this version", name,
+                   *name == '\0' ? "" : ".", option->name);
 }
 
 /* A default is written as in the file, and takes the same way. */
@@ -663,9 +644,8 @@ static bool set_default(struct config_loader *loader, const struct config_option
         rest = view_skip(rest, length + 1);
     }
     if (good)
-        good = config_option_set(loader, option, target,
-                                 (const struct config_value *const *)values, count,
-                                 loader->position);
+        good = config_option_set(loader, option, target, (const struct config_value *const *)values,
+                                 count, loader->position);
     for (size_t i = 0; i < count; i++)
         free(values[i]);
     return good;
@@ -688,8 +668,7 @@ void config_section_default(struct config_loader *loader, enum config_section_na
         else if (is_one_text(option->kind))
             *(struct view *)(void *)((char *)target + option->offset) = VIEW("");
         else if (option->kind == CONFIG_KIND_PROXY)
-            *(struct config_url *)(void *)((char *)target + option->offset) =
-                (struct config_url){
-                    .text = VIEW(""), .host = VIEW(""), .path = VIEW(""), .authority = VIEW("")};
+            *(struct config_url *)(void *)((char *)target + option->offset) = (struct config_url){
+                .text = VIEW(""), .host = VIEW(""), .path = VIEW(""), .authority = VIEW("")};
     }
 }

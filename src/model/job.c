@@ -33,13 +33,11 @@ bool job_state_is_terminal(enum job_state state)
     switch (state) {
     case JOB_IN_QUEUE:
     case JOB_IN_PROGRESS:
-    case JOB_RUNNING:
-        return false;
+    case JOB_RUNNING: return false;
     case JOB_COMPLETED:
     case JOB_FAILED:
     case JOB_CANCELLED:
-    case JOB_TIMED_OUT:
-        return true;
+    case JOB_TIMED_OUT: return true;
     }
     return false;
 }

@@ -11,7 +11,8 @@
 #include "base/bytes.h"
 #include "base/compiler.h"
 
-/* RUNNING is documented as another name of IN_PROGRESS: taken from upstream, never made by podgate. */
+/* RUNNING is documented as another name of IN_PROGRESS: taken from upstream, never made by podgate.
+ */
 enum job_state {
     JOB_IN_QUEUE,
     JOB_IN_PROGRESS,

@@ -7,7 +7,8 @@
 #include <string.h>
 
 struct key_state_table {
-    pthread_mutex_t lock; /* taken by loading and freeing a configuration only, never by a request */
+    pthread_mutex_t
+        lock; /* taken by loading and freeing a configuration only, never by a request */
     struct table *states;
 };
 

@@ -23,9 +23,9 @@ static struct config *load_view(struct view text)
     struct config_errors *errors = config_errors_create();
     struct config *config = config_load_text("t.conf", text, false, errors);
 
-    cr_assert_not_null(config, "%s", config_errors_count(errors) > 0
-                                         ? config_errors_text(errors, 0)
-                                         : "no configuration and no mistake");
+    cr_assert_not_null(config, "%s",
+                       config_errors_count(errors) > 0 ? config_errors_text(errors, 0)
+                                                       : "no configuration and no mistake");
     config_errors_destroy(errors);
     return config;
 }
@@ -97,11 +97,11 @@ Test(config, defaults_are_those_of_the_manual)
 
 Test(config, addresses_are_parsed)
 {
-    struct config *config =
-        load(GOOD "listen = {\"0.0.0.0:80\", \"tls:[::1]:8443\", \"unix:/run/x\", \"tls:unix:/run/y\"}\n"
-                  "tls { certificate = \"/c\" key = \"/k\" names = {\"a.example\", \"*.b.example\"} }\n"
-                  "tls { certificate = \"/c2\" key = \"/k2\" }\n"
-                  "admin_listen = \"\"\nproxy_protocol_from = {\"10.0.0.0/8\", \"::1\"}\n");
+    struct config *config = load(
+        GOOD "listen = {\"0.0.0.0:80\", \"tls:[::1]:8443\", \"unix:/run/x\", \"tls:unix:/run/y\"}\n"
+             "tls { certificate = \"/c\" key = \"/k\" names = {\"a.example\", \"*.b.example\"} }\n"
+             "tls { certificate = \"/c2\" key = \"/k2\" }\n"
+             "admin_listen = \"\"\nproxy_protocol_from = {\"10.0.0.0/8\", \"::1\"}\n");
     const struct sockaddr_in *v4 = (const struct sockaddr_in *)&config->listen[0].address;
     const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)&config->listen[1].address;
 
@@ -173,12 +173,13 @@ Test(config, words_and_units)
 
 Test(config, keys_and_teams)
 {
-    struct config *config = load(GOOD
-        "team \"vision\" {\n weight = 3\n"
-        "  key \"ci\" { sha256 = \"" HASH "\" operations = {\"run\", \"purge-all\"} "
-        "    rate = {\"100/s\", \"5000/h\"} burst = 200 concurrency = 4 expires = \"2027-01-01\" }\n"
-        "  endpoints = {\"a\", \"b*\"}\n}\n"
-        "team \"audio\" { key \"x-1\" { sha256 = \"" HASH "\" } }\n");
+    struct config *config =
+        load(GOOD "team \"vision\" {\n weight = 3\n"
+                  "  key \"ci\" { sha256 = \"" HASH "\" operations = {\"run\", \"purge-all\"} "
+                  "    rate = {\"100/s\", \"5000/h\"} burst = 200 concurrency = 4 expires = "
+                  "\"2027-01-01\" }\n"
+                  "  endpoints = {\"a\", \"b*\"}\n}\n"
+                  "team \"audio\" { key \"x-1\" { sha256 = \"" HASH "\" } }\n");
     const struct config_key *key = key_of(config, "ci");
     const struct config_key *other = key_of(config, "x-1");
 
@@ -209,14 +210,15 @@ Test(config, keys_and_teams)
 
 Test(config, endpoints_are_allowed_by_team_and_key)
 {
-    struct config *config = load(GOOD
-        "team \"t\" { endpoints = {\"abc\", \"pre*\"}\n"
-        "  key \"team-only\" { sha256 = \"" HASH "\" }\n"
-        "  key \"both\" { sha256 = \"" HASH "\" endpoints = {\"prefix\", \"other\"} } }\n"
-        "team \"all\" { key \"any\" { sha256 = \"" HASH "\" }\n"
-        "  key \"named\" { sha256 = \"" HASH "\" endpoints = {\"flash\"} }\n"
-        "  key \"prefix\" { sha256 = \"" HASH "\" endpoints = {\"fl*\", \"*\"} } }\n"
-        "team \"flashy\" { endpoints = {\"flash\"}  key \"by-team\" { sha256 = \"" HASH "\" } }\n");
+    struct config *config =
+        load(GOOD "team \"t\" { endpoints = {\"abc\", \"pre*\"}\n"
+                  "  key \"team-only\" { sha256 = \"" HASH "\" }\n"
+                  "  key \"both\" { sha256 = \"" HASH "\" endpoints = {\"prefix\", \"other\"} } }\n"
+                  "team \"all\" { key \"any\" { sha256 = \"" HASH "\" }\n"
+                  "  key \"named\" { sha256 = \"" HASH "\" endpoints = {\"flash\"} }\n"
+                  "  key \"prefix\" { sha256 = \"" HASH "\" endpoints = {\"fl*\", \"*\"} } }\n"
+                  "team \"flashy\" { endpoints = {\"flash\"}  key \"by-team\" { sha256 = \"" HASH
+                  "\" } }\n");
 
     cr_assert(allowed(key_of(config, "team-only"), "abc"));
     cr_assert_not(allowed(key_of(config, "team-only"), "abcd"));
@@ -238,9 +240,9 @@ Test(config, endpoints_are_allowed_by_team_and_key)
 
 Test(config, allow_from_restricts_addresses)
 {
-    struct config *config = load(GOOD
-        "team \"t\" { key \"a\" { sha256 = \"" HASH "\" allow_from = {\"10.0.0.0/8\", \"::1\"} }\n"
-        "           key \"b\" { sha256 = \"" HASH "\" } }\n");
+    struct config *config = load(GOOD "team \"t\" { key \"a\" { sha256 = \"" HASH
+                                      "\" allow_from = {\"10.0.0.0/8\", \"::1\"} }\n"
+                                      "           key \"b\" { sha256 = \"" HASH "\" } }\n");
     struct address address;
     struct address unix_peer = {.family = ADDRESS_UNIX};
 
@@ -256,10 +258,11 @@ Test(config, allow_from_restricts_addresses)
 
 Test(config, endpoint_sections_inherit_from_star_wherever_it_stands)
 {
-    struct config *config = load(GOOD "endpoint \"a\" { status_freshness = \"1s\" }\n"
-                                      "endpoint \"*\" { phantom_grace = \"10s\" status_freshness = \"2s\" }\n"
-                                      "endpoint \"b\" { phantom_grace = 0 }\n"
-                                      "retention { completed = \"1d\" }\n");
+    struct config *config =
+        load(GOOD "endpoint \"a\" { status_freshness = \"1s\" }\n"
+                  "endpoint \"*\" { phantom_grace = \"10s\" status_freshness = \"2s\" }\n"
+                  "endpoint \"b\" { phantom_grace = 0 }\n"
+                  "retention { completed = \"1d\" }\n");
 
     cr_assert_eq(config->endpoint_count, 3);
     cr_assert(is(config->endpoints[0].name, "*"));
@@ -275,8 +278,8 @@ Test(config, endpoint_sections_inherit_from_star_wherever_it_stands)
 static uint64_t expiry(const char *date)
 {
     char text[300];
-    snprintf(text, sizeof(text), GOOD "team \"t\" { key \"k\" { sha256 = \"" HASH "\" expires = \"%s\" } }",
-             date);
+    snprintf(text, sizeof(text),
+             GOOD "team \"t\" { key \"k\" { sha256 = \"" HASH "\" expires = \"%s\" } }", date);
     struct config *config = load(text);
     uint64_t wall_ms = config->keys[0].expires_wall_ms;
     config_unref(config);
@@ -292,12 +295,14 @@ Test(config, dates_are_rfc_3339)
     cr_assert_eq(expiry("2027-01-31T18:00:00-00:30"), UINT64_C(1801420200000));
 }
 
-/* ---- the snapshot ------------------------------------------------------------------------------ */
+/* ---- the snapshot ------------------------------------------------------------------------------
+ */
 
 Test(config, adopted_key_state_survives_a_reload_by_id)
 {
     struct key_state_table *states = key_state_table_create();
-    const char *text = GOOD "team \"t\" { key \"a\" { sha256 = \"" HASH "\" rate = {\"1/h\"} burst = 1 } }\n";
+    const char *text =
+        GOOD "team \"t\" { key \"a\" { sha256 = \"" HASH "\" rate = {\"1/h\"} burst = 1 } }\n";
     const char *moved = GOOD "team \"u\" { key \"n\" { sha256 = \"" HASH "\" }\n"
                              " key \"a\" { sha256 = \"" HASH "\" rate = {\"1/h\"} burst = 1 } }\n";
     struct config *before = load(text);
@@ -346,7 +351,8 @@ Test(config, dump_is_a_configuration_that_says_the_same)
     struct config *config =
         load(GOOD "listen = {\"127.0.0.1:1\", \"unix:/run/x\"}\ntimeouts { idle = \"90s\" }\n"
                   "proxy_protocol_from = {\"fd00::/8\"}\n"
-                  "team \"t\" { key \"a\" { sha256 = \"" HASH "\" rate = {\"7/m\"} allow_from = {\"10.0.0.0/8\"} "
+                  "team \"t\" { key \"a\" { sha256 = \"" HASH
+                  "\" rate = {\"7/m\"} allow_from = {\"10.0.0.0/8\"} "
                   "expires = \"2090-01-01\" } }\nendpoint \"e\" { keep_input = true }\n");
     char *first = dump(config);
     char *masked = strstr(first, "9f86d081...");
@@ -393,7 +399,8 @@ Test(config, many_keys_in_one_team_load, .timeout = 60)
     builder_clear(&text);
 }
 
-/* ---- files ------------------------------------------------------------------------------------- */
+/* ---- files -------------------------------------------------------------------------------------
+ */
 
 struct place {
     char directory[64];
@@ -440,8 +447,8 @@ static void remove_place(const struct place *place)
 static void write_main(const struct place *place, const char *text)
 {
     char whole[1000];
-    snprintf(whole, sizeof(whole), "upstream { api_key_file = \"%s/secret\" }\n%s", place->directory,
-             text);
+    snprintf(whole, sizeof(whole), "upstream { api_key_file = \"%s/secret\" }\n%s",
+             place->directory, text);
     write_file(place, "podgate.conf", 0644, whole);
 }
 
@@ -464,8 +471,10 @@ Test(config, includes_files_and_directories_relative_to_itself)
 
     write_main(&place, "include(\"conf.d/*.conf\")\ninclude(\"other.conf\")\n"
                        "team \"main\" { key \"m\" { sha256 = \"" HASH "\" } }\n");
-    write_file(&place, "conf.d/10.conf", 0644, "team \"a\" { key \"a\" { sha256 = \"" HASH "\" } }\n");
-    write_file(&place, "conf.d/20.conf", 0644, "team \"b\" { key \"b\" { sha256 = \"" HASH "\" } }\n");
+    write_file(&place, "conf.d/10.conf", 0644,
+               "team \"a\" { key \"a\" { sha256 = \"" HASH "\" } }\n");
+    write_file(&place, "conf.d/20.conf", 0644,
+               "team \"b\" { key \"b\" { sha256 = \"" HASH "\" } }\n");
     write_file(&place, "other.conf", 0644, "workers = 7\n");
     struct config *config = config_load(place.main, errors);
     cr_assert_not_null(config, "%s", config_errors_text(errors, 0));
@@ -489,8 +498,9 @@ Test(config, an_empty_conf_d_is_fine_and_a_missing_file_is_not)
     config_unref(config);
     config_errors_destroy(errors);
     write_main(&place, "include(\"other.conf\")\n");
-    expect_file_mistake(&place, "podgate.conf:2: include \"other.conf\": not found, expected a file "
-                                "that can be read");
+    expect_file_mistake(&place,
+                        "podgate.conf:2: include \"other.conf\": not found, expected a file "
+                        "that can be read");
     remove_place(&place);
 }
 
@@ -500,7 +510,8 @@ Test(config, a_mistake_in_an_included_file_names_that_file)
 
     write_main(&place, "include(\"other.conf\")\n");
     write_file(&place, "other.conf", 0644, "\nworkers = x\n");
-    expect_file_mistake(&place, "other.conf:2: workers \"x\": expected a whole number without a unit");
+    expect_file_mistake(&place,
+                        "other.conf:2: workers \"x\": expected a whole number without a unit");
     write_main(&place, "workers = 1\ninclude(\"other.conf\")\n");
     write_file(&place, "other.conf", 0644, "team \"a\" {\n");
     expect_file_mistake(&place, "other.conf:1: section team has no end, expected \"}\"");
@@ -554,12 +565,17 @@ Test(config, files_that_are_named_must_be_there)
     struct place place = make_place();
 
     write_file(&place, "podgate.conf", 0644, "\nupstream { api_key_file = \"/no/such\" }\n");
-    expect_file_mistake(&place, "podgate.conf:2: api_key_file \"/no/such\": No such file or directory, "
-                                "expected a file that can be read");
-    write_main(&place, "listen = \"tls:127.0.0.1:1\"\ntls { certificate = \"/tmp\"\nkey = \"/no/such\" }\n");
-    expect_file_mistake(&place, "podgate.conf:3: certificate \"/tmp\": is a directory, expected a file");
+    expect_file_mistake(&place,
+                        "podgate.conf:2: api_key_file \"/no/such\": No such file or directory, "
+                        "expected a file that can be read");
+    write_main(
+        &place,
+        "listen = \"tls:127.0.0.1:1\"\ntls { certificate = \"/tmp\"\nkey = \"/no/such\" }\n");
+    expect_file_mistake(&place,
+                        "podgate.conf:3: certificate \"/tmp\": is a directory, expected a file");
     cr_assert_eq(remove(place.main), 0);
-    expect_file_mistake(&place, "podgate.conf: No such file or directory, expected a configuration file");
+    expect_file_mistake(&place,
+                        "podgate.conf: No such file or directory, expected a configuration file");
     remove_place(&place);
 }
 
@@ -597,10 +613,12 @@ Test(config, environment_variables_must_be_set)
 
     cr_assert_eq(unsetenv("PODGATE_TEST_UNSET"), 0);
     write_file(&place, "podgate.conf", 0644, "upstream { api_key_env = \"PODGATE_TEST_UNSET\" }\n");
-    expect_file_mistake(&place, "podgate.conf:1: api_key_env \"PODGATE_TEST_UNSET\": this environment "
-                                "variable is not set");
+    expect_file_mistake(&place,
+                        "podgate.conf:1: api_key_env \"PODGATE_TEST_UNSET\": this environment "
+                        "variable is not set");
     write_main(&place, "workers = ${PODGATE_TEST_UNSET}\n");
-    expect_file_mistake(&place, "podgate.conf:2: the environment variable PODGATE_TEST_UNSET is not set");
+    expect_file_mistake(&place,
+                        "podgate.conf:2: the environment variable PODGATE_TEST_UNSET is not set");
     write_main(&place, "workers = \"${PODGATE_TEST_UNSET:-5}\"\n");
     struct config_errors *errors = config_errors_create();
     struct config *config = config_load(place.main, errors);

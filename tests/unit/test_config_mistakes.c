@@ -1,4 +1,5 @@
-/* Each mistake in a configuration is one line with file, line, what is wrong and what was expected. */
+/* Each mistake in a configuration is one line with file, line, what is wrong and what was expected.
+ */
 #include "build_config.h"
 
 #include <criterion/criterion.h>
@@ -51,9 +52,11 @@ static void expect_warning(const char *text, const char *expected)
 
 Test(config_mistakes, unknown_option_suggests_the_nearest)
 {
-    expect_mistakes(GOOD "workrs = 3\n", "t.conf:2: unknown option \"workrs\", did you mean \"workers\"?");
-    expect_mistakes(GOOD "memory {\n  bodise = \"1GiB\"\n}\n",
-                    "t.conf:3: unknown option \"bodise\" in section memory, did you mean \"bodies\"?");
+    expect_mistakes(GOOD "workrs = 3\n",
+                    "t.conf:2: unknown option \"workrs\", did you mean \"workers\"?");
+    expect_mistakes(
+        GOOD "memory {\n  bodise = \"1GiB\"\n}\n",
+        "t.conf:3: unknown option \"bodise\" in section memory, did you mean \"bodies\"?");
     expect_mistakes(GOOD "taem \"x\" { key \"y\" { } }\n",
                     "t.conf:2: unknown option \"taem\", did you mean \"team\"?");
     expect_mistakes(GOOD "xyzzy = {1, 2}\n",
@@ -62,10 +65,12 @@ Test(config_mistakes, unknown_option_suggests_the_nearest)
 
 Test(config_mistakes, option_of_another_section_is_told_where_it_belongs)
 {
-    expect_mistakes(GOOD "connect_timeout = \"1s\"\n",
-                    "t.conf:2: unknown option \"connect_timeout\", it belongs into section upstream");
-    expect_mistakes(GOOD "log { listen = \"x\" }\n",
-                    "t.conf:2: unknown option \"listen\" in section log, it belongs outside of all sections");
+    expect_mistakes(
+        GOOD "connect_timeout = \"1s\"\n",
+        "t.conf:2: unknown option \"connect_timeout\", it belongs into section upstream");
+    expect_mistakes(
+        GOOD "log { listen = \"x\" }\n",
+        "t.conf:2: unknown option \"listen\" in section log, it belongs outside of all sections");
 }
 
 Test(config_mistakes, an_unknown_section_hides_nothing_behind_it)
@@ -77,17 +82,19 @@ Test(config_mistakes, an_unknown_section_hides_nothing_behind_it)
 
 Test(config_mistakes, all_are_told_in_the_order_of_lines)
 {
-    expect_mistakes(GOOD "workers = x\nwrokers = 1\nlog {\n level = loud\n}\ndrain_timeout = 30\n",
-                    "t.conf:2: workers \"x\": expected a whole number without a unit\n"
-                    "t.conf:3: unknown option \"wrokers\", did you mean \"workers\"?\n"
-                    "t.conf:5: level \"loud\": expected one of error, warning, info, debug\n"
-                    "t.conf:7: drain_timeout \"30\": expected a duration with one of the units ms, s, "
-                    "m, h, d, such as \"30s\"");
+    expect_mistakes(
+        GOOD "workers = x\nwrokers = 1\nlog {\n level = loud\n}\ndrain_timeout = 30\n",
+        "t.conf:2: workers \"x\": expected a whole number without a unit\n"
+        "t.conf:3: unknown option \"wrokers\", did you mean \"workers\"?\n"
+        "t.conf:5: level \"loud\": expected one of error, warning, info, debug\n"
+        "t.conf:7: drain_timeout \"30\": expected a duration with one of the units ms, s, "
+        "m, h, d, such as \"30s\"");
 }
 
 Test(config_mistakes, lines_are_right_behind_comments_and_lists)
 {
-    expect_mistakes("#\n# a\n\n/* b\n c */ // d\n" GOOD "listen = {\n  \"127.0.0.1:1\",\n  \"x\"\n}\n",
+    expect_mistakes("#\n# a\n\n/* b\n c */ // d\n" GOOD
+                    "listen = {\n  \"127.0.0.1:1\",\n  \"x\"\n}\n",
                     "t.conf:9: listen \"x\": expected an address and a port, such as "
                     "\"127.0.0.1:8080\", \"[::1]:8080\" or \"unix:/path\"");
 }
@@ -100,7 +107,8 @@ Test(config_mistakes, an_option_set_twice)
                     "t.conf:3: \"listen\" is set already at t.conf:2, expected it once");
     expect_mistakes(GOOD "upstream { }\n",
                     "t.conf:2: \"upstream\" is set already at t.conf:1, expected it once");
-    expect_mistakes(GOOD "team \"a\" {\n key \"b\" { sha256 = \"" HASH "\"\n burst = 1 burst = 2 rate = {\"1/s\"} } }",
+    expect_mistakes(GOOD "team \"a\" {\n key \"b\" { sha256 = \"" HASH
+                         "\"\n burst = 1 burst = 2 rate = {\"1/s\"} } }",
                     "t.conf:4: \"burst\" is set already at t.conf:4, expected it once");
 }
 
@@ -111,18 +119,21 @@ Test(config_mistakes, names_that_are_there_twice)
                     "t.conf:3: key \"k\" is there already at t.conf:2, expected each name once");
     expect_mistakes(GOOD "team \"a\" { }\nteam \"a\" { }\n",
                     "t.conf:3: team \"a\" is there already at t.conf:2, expected each name once");
-    expect_mistakes(GOOD "endpoint \"*\" { }\nendpoint \"*\" { }\n",
-                    "t.conf:3: endpoint \"*\" is there already at t.conf:2, expected each name once");
+    expect_mistakes(
+        GOOD "endpoint \"*\" { }\nendpoint \"*\" { }\n",
+        "t.conf:3: endpoint \"*\" is there already at t.conf:2, expected each name once");
 }
 
 Test(config_mistakes, units)
 {
-    expect_mistakes(GOOD "drain_timeout = \"30 s\"\n",
-                    "t.conf:2: drain_timeout \"30 s\": expected a duration with one of the units ms, "
-                    "s, m, h, d, such as \"30s\"");
-    expect_mistakes(GOOD "drain_timeout = \"18446744073709551616d\"\n",
-                    "t.conf:2: drain_timeout \"18446744073709551616d\": expected a duration with one "
-                    "of the units ms, s, m, h, d, such as \"30s\"");
+    expect_mistakes(
+        GOOD "drain_timeout = \"30 s\"\n",
+        "t.conf:2: drain_timeout \"30 s\": expected a duration with one of the units ms, "
+        "s, m, h, d, such as \"30s\"");
+    expect_mistakes(
+        GOOD "drain_timeout = \"18446744073709551616d\"\n",
+        "t.conf:2: drain_timeout \"18446744073709551616d\": expected a duration with one "
+        "of the units ms, s, m, h, d, such as \"30s\"");
     expect_mistakes(GOOD "memory { bodies = \"10MB\" }\n",
                     "t.conf:2: bodies \"10MB\": expected a size with one of the units B, KiB, MiB, "
                     "GiB, TiB, such as \"256MiB\"");
@@ -165,23 +176,28 @@ Test(config_mistakes, rates)
 
 Test(config_mistakes, keys)
 {
-    expect_mistakes(GOOD "team \"a\" {\n key \"B\" { sha256 = \"" HASH "\" } }\n",
-                    "t.conf:3: key \"B\": expected an id of at most 32 small letters, digits and -");
+    expect_mistakes(
+        GOOD "team \"a\" {\n key \"B\" { sha256 = \"" HASH "\" } }\n",
+        "t.conf:3: key \"B\": expected an id of at most 32 small letters, digits and -");
     expect_mistakes(GOOD "team \"a\" {\n key \"b\" { } }\n",
                     "t.conf:3: key \"b\" has no sha256, expected sha256 = \"...\"");
-    expect_mistakes(GOOD "team \"a\" { key \"b\" {\n sha256 = \"abc\" } }\n",
-                    "t.conf:3: sha256 has 3 characters or others than digits and a to f, expected the "
-                    "64 hexadecimal digits of the key's SHA-256");
-    expect_mistakes(GOOD "team \"a\" { key \"b\" { sha256 = \"" HASH "\"\n operations = {\"statsu\"} } }\n",
+    expect_mistakes(
+        GOOD "team \"a\" { key \"b\" {\n sha256 = \"abc\" } }\n",
+        "t.conf:3: sha256 has 3 characters or others than digits and a to f, expected the "
+        "64 hexadecimal digits of the key's SHA-256");
+    expect_mistakes(GOOD "team \"a\" { key \"b\" { sha256 = \"" HASH
+                         "\"\n operations = {\"statsu\"} } }\n",
                     "t.conf:3: operations \"statsu\": did you mean \"status\"?");
     expect_mistakes(GOOD "team \"a\" { key \"b\" { sha256 = \"" HASH "\"\n operations = {} } }\n",
                     "t.conf:2: operations has 0 entries, expected 1 to 64");
-    expect_mistakes(GOOD "team \"a\" { key \"b\" { sha256 = \"" HASH "\"\n allow_from = {\"10.0.0.1/8\"} } }\n",
-                    "t.conf:3: allow_from \"10.0.0.1/8\": bits behind the prefix are set; write the "
-                    "network's first address");
-    expect_mistakes(GOOD "team \"a\" { key \"b\" { sha256 = \"" HASH "\"\n expires = \"2027-02-29\" } }\n",
-                    "t.conf:3: expires \"2027-02-29\": expected a date, such as \"2027-01-31\", or a "
-                    "time of RFC 3339, such as \"2027-01-31T18:00:00Z\"");
+    expect_mistakes(
+        GOOD "team \"a\" { key \"b\" { sha256 = \"" HASH "\"\n allow_from = {\"10.0.0.1/8\"} } }\n",
+        "t.conf:3: allow_from \"10.0.0.1/8\": bits behind the prefix are set; write the "
+        "network's first address");
+    expect_mistakes(
+        GOOD "team \"a\" { key \"b\" { sha256 = \"" HASH "\"\n expires = \"2027-02-29\" } }\n",
+        "t.conf:3: expires \"2027-02-29\": expected a date, such as \"2027-01-31\", or a "
+        "time of RFC 3339, such as \"2027-01-31T18:00:00Z\"");
     expect_mistakes(GOOD "team \"a\" { endpoints = {\"a*b\"} }\n",
                     "t.conf:2: endpoints \"a*b\": expected an endpoint's id, \"prefix*\" or \"*\"");
 }
@@ -216,14 +232,15 @@ Test(config_mistakes, upstream_key)
 
 Test(config_mistakes, addresses_and_urls)
 {
-    static const char *const listen[] = {"localhost:80", "127.0.0.1",  "::1:80",         "[127.0.0.1]:80",
-                                         "*:80",         "[::1]",      "[::ffff:1.2.3.4]:80"};
+    static const char *const listen[] = {"localhost:80",       "127.0.0.1", "::1:80",
+                                         "[127.0.0.1]:80",     "*:80",      "[::1]",
+                                         "[::ffff:1.2.3.4]:80"};
     for (size_t i = 0; i < sizeof(listen) / sizeof(listen[0]); i++) {
         char text[200];
         char expected[300];
         snprintf(text, sizeof(text), GOOD "listen = {\"%s\"}\n", listen[i]);
-        snprintf(expected, sizeof(expected), "t.conf:2: listen \"%s\": expected an address and a port",
-                 listen[i]);
+        snprintf(expected, sizeof(expected),
+                 "t.conf:2: listen \"%s\": expected an address and a port", listen[i]);
         struct config_errors *errors = config_errors_create();
         cr_assert_null(config_load_text("t.conf", view_of_string(text), false, errors));
         cr_assert_eq(strncmp(config_errors_text(errors, 0), expected, strlen(expected)), 0, "%s",
@@ -265,9 +282,11 @@ Test(config_mistakes, what_libconfuse_would_take_in_silence)
                     "t.conf:2: unexpected \"*\", texts with such characters must be in quotes");
     expect_mistakes(GOOD "workers = \"1\\x002\"\n",
                     "t.conf:2: unknown escape \\x in a text, expected \\\\ or \\\"");
-    expect_mistakes(GOOD "team \"a\" { endpoints += {\"x\"} }\n",
-                    "t.conf:2: endpoints += adds to nothing, expected endpoints = with the whole list");
-    expect_mistakes(GOOD "team { }\n", "t.conf:2: team has no name, expected team \"name\" { ... }");
+    expect_mistakes(
+        GOOD "team \"a\" { endpoints += {\"x\"} }\n",
+        "t.conf:2: endpoints += adds to nothing, expected endpoints = with the whole list");
+    expect_mistakes(GOOD "team { }\n",
+                    "t.conf:2: team has no name, expected team \"name\" { ... }");
     expect_mistakes(GOOD "log \"x\" { }\n", "t.conf:2: log takes no name, expected log { ... }");
     expect_mistakes(GOOD "log|level = info\n",
                     "t.conf:2: unexpected \"|\", texts with such characters must be in quotes\n"
@@ -280,19 +299,23 @@ Test(config_mistakes, a_nul_byte)
     struct config_errors *errors = config_errors_create();
 
     cr_assert_null(config_load_text("t.conf", view_make(text, sizeof(text) - 1), false, errors));
-    cr_assert_str_eq(config_errors_text(errors, 0), "t.conf:2: unexpected byte 0x00, expected text");
+    cr_assert_str_eq(config_errors_text(errors, 0),
+                     "t.conf:2: unexpected byte 0x00, expected text");
     config_errors_destroy(errors);
 }
 
 Test(config_mistakes, syntax)
 {
     expect_mistakes(GOOD "workers 3\n", "t.conf:2: workers has no value, expected workers = ...");
-    expect_mistakes(GOOD "workers = {1, 2}\n",
-                    "t.conf:2: unexpected token '{', expected name = \"value\", name = { list } or a "
-                    "section { ... }");
-    expect_mistakes(GOOD "upstream = 3\n", "t.conf:2: \"upstream\" is set already at t.conf:1, expected it once");
+    expect_mistakes(
+        GOOD "workers = {1, 2}\n",
+        "t.conf:2: unexpected token '{', expected name = \"value\", name = { list } or a "
+        "section { ... }");
+    expect_mistakes(GOOD "upstream = 3\n",
+                    "t.conf:2: \"upstream\" is set already at t.conf:1, expected it once");
     expect_mistakes(GOOD "store = 3\n", "t.conf:2: store is a section, expected \"{\" after it");
-    expect_mistakes(GOOD "include(\"a\", \"b\")\n", "t.conf:2: expected include(\"FILE\"), with one name");
+    expect_mistakes(GOOD "include(\"a\", \"b\")\n",
+                    "t.conf:2: expected include(\"FILE\"), with one name");
     expect_mistakes(GOOD "team \"a\" { include(\"a\") }\n",
                     "t.conf:2: include in section team, expected it outside of all sections");
 }
@@ -301,8 +324,9 @@ Test(config_mistakes, pairs_that_contradict)
 {
     expect_mistakes(GOOD "collector {\n first_poll = \"30s\" }\n",
                     "t.conf:3: first_poll is above max_poll, expected at most max_poll");
-    expect_mistakes(GOOD "listen = \"127.0.0.1:8081\"\nadmin_listen = \"127.0.0.1:8081\"\n",
-                    "t.conf:3: admin_listen \"127.0.0.1:8081\" is an address of listen too, expected another");
+    expect_mistakes(
+        GOOD "listen = \"127.0.0.1:8081\"\nadmin_listen = \"127.0.0.1:8081\"\n",
+        "t.conf:3: admin_listen \"127.0.0.1:8081\" is an address of listen too, expected another");
 }
 
 Test(config_mistakes, many_are_cut_off_and_counted)
@@ -345,9 +369,10 @@ Test(config_mistakes, warnings_for_what_this_version_does_not_do)
 
 Test(config_mistakes, warnings_for_what_is_unsafe)
 {
-    expect_warning("upstream { api_key_env = \"A\"\n verify = false }\n",
-                   "t.conf:2: warning: the upstream's certificate is not checked, anybody in between "
-                   "gets the key");
+    expect_warning(
+        "upstream { api_key_env = \"A\"\n verify = false }\n",
+        "t.conf:2: warning: the upstream's certificate is not checked, anybody in between "
+        "gets the key");
     expect_warning("upstream { api_key_env = \"A\"\n url = \"http://10.1.2.3/v2\" }\n",
                    "t.conf:2: warning: the upstream's key goes unencrypted to 10.1.2.3");
     expect_warning("upstream { api_key_env = \"A\"\n url = \"http://127.0.0.1:8900/v2\" }\n", NULL);

@@ -33,9 +33,9 @@ Test(job, only_four_states_are_terminal_and_two_of_them_retryable)
         bool terminal;
         bool retryable;
     } expected[JOB_STATES] = {
-        [JOB_IN_QUEUE] = {false, false},  [JOB_IN_PROGRESS] = {false, false},
-        [JOB_RUNNING] = {false, false},   [JOB_COMPLETED] = {true, false},
-        [JOB_FAILED] = {true, true},      [JOB_CANCELLED] = {true, false},
+        [JOB_IN_QUEUE] = {false, false}, [JOB_IN_PROGRESS] = {false, false},
+        [JOB_RUNNING] = {false, false},  [JOB_COMPLETED] = {true, false},
+        [JOB_FAILED] = {true, true},     [JOB_CANCELLED] = {true, false},
         [JOB_TIMED_OUT] = {true, true},
     };
     for (int i = 0; i < JOB_STATES; i++) {
