@@ -28,27 +28,27 @@ class SdkError(Exception):
         self.data = data
 
 
-def last_line(command, timeout):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout * harness.PATIENCE,
+def last_line(command, seconds):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds * harness.PATIENCE,
                           stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def javascript(target, operation, timeout=100, base_url=None, **arguments):
+def javascript(target, operation, base_url=None, seconds=150, **arguments):
     client = harness.sdk_directory() / "javascript" / "client.mjs"
     outcome = last_line(["node", str(client), operation, base_url or target.base_url, target.key,
-                         target.endpoint, json.dumps(arguments)], timeout)
+                         target.endpoint, json.dumps(arguments)], seconds)
     if "error" in outcome:
         error = outcome["error"]
         raise SdkError(error["message"], error["status"], error["data"])
     return outcome.get("value")
 
 
-def go(target, operation, timeout=130, base_url=None, **arguments):
+def go(target, operation, base_url=None, seconds=150, **arguments):
     client = harness.sdk_directory() / "go-client"
     outcome = last_line([str(client), operation, base_url or target.base_url, target.key,
-                         target.endpoint, json.dumps(arguments)], timeout)
+                         target.endpoint, json.dumps(arguments)], seconds)
     if "error" in outcome:
         raise SdkError(outcome["error"])
     return outcome["value"]
