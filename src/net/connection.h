@@ -103,7 +103,7 @@ void front_adopt(struct front *front, const struct config *config);
 void front_accept(struct front *front, int descriptor, const struct sockaddr_storage *peer,
                   const struct config_address *address);
 
-/* From now on: idle connections are closed, others after their next answer. */
+/* From now on: connections are closed after their next answer, idle ones within a second. */
 void front_drain(struct front *front);
 
 /* How many connections there are. */

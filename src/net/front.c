@@ -12,6 +12,8 @@
 /* All callers of one worker: taking over accepted descriptors, the sweep that enforces deadlines,
  * and the drain at the end. */
 
+enum { DRAIN_IDLE_MS = 500 };
+
 static void on_sweep(evutil_socket_t descriptor, short what, void *argument)
 {
     struct front *front = argument;
@@ -142,17 +144,18 @@ void front_accept(struct front *front, int descriptor, const struct sockaddr_sto
     }
 }
 
+/* A request may be on its way on each idle connection, or lie in the socket already, and closing would
+ * answer it by a reset. So they are kept a moment longer: who sends something meanwhile is answered
+ * and told "Connection: close". */
 void front_drain(struct front *front)
 {
-    struct connection *connection = front->connections;
+    uint64_t end_ms = clock_mono_ms() + DRAIN_IDLE_MS;
 
     front->draining = true;
-    while (connection) {
-        struct connection *next = connection->next;
-
-        if (connection->state == CONNECTION_IDLE && connection->stash_length == 0) {
-            connection_close(connection, false);
+    for (struct connection *each = front->connections; each; each = each->next) {
+        if (each->state == CONNECTION_IDLE && each->stash_length == 0 &&
+            (each->deadline_ms == 0 || each->deadline_ms > end_ms)) {
+            each->deadline_ms = end_ms;
         }
-        connection = next;
     }
 }
