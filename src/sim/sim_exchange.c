@@ -120,7 +120,12 @@ void exchange_reply_json(struct exchange *exchange, int status, const char *json
 static void on_connection_closed(struct evhttp_connection *connection, void *argument)
 {
     (void)connection;
-    exchange_abandon(argument);
+    struct exchange *exchange = argument;
+    struct evhttp_request *request = exchange->request;
+    exchange_abandon(exchange);
+    /* When writing failed, evhttp has left the unfinished request to us. */
+    if (!evhttp_request_get_connection(request))
+        evhttp_request_free(request);
 }
 
 static void on_hang_up(evutil_socket_t fd, short what, void *argument)

@@ -38,7 +38,8 @@ struct connection {
     struct connection *next;
     struct sim_http *http;
     struct bufferevent *bufferevent;
-    struct event *accept_event;
+    struct event *turn;
+    struct evhttp_connection *dropped; /* freed by turn: its request takes no effect */
     enum accept_action accept_action;
     bool doomed;
     bool in_request;
@@ -90,11 +91,17 @@ static struct connection **connection_slot(struct sim_http *http, const struct b
     return slot;
 }
 
-static void on_accept_fault(evutil_socket_t unused, short what, void *argument)
+static void on_connection_turn(evutil_socket_t unused, short what, void *argument)
 {
     (void)unused;
     (void)what;
     struct connection *connection = argument;
+    if (connection->dropped) {
+        struct evhttp_connection *dropped = connection->dropped;
+        connection->dropped = NULL;
+        evhttp_connection_free(dropped);
+        return;
+    }
     int fd = (int)bufferevent_getfd(connection->bufferevent);
     static const char noise[] = "\x00\xff\x16garbage, not a handshake and not HTTP\r\n\r\n";
     if (fd < 0)
@@ -105,6 +112,16 @@ static void on_accept_fault(evutil_socket_t unused, short what, void *argument)
         sim_http_abort_socket(fd);
     else
         shutdown(fd, SHUT_RDWR);
+}
+
+/* Has on_connection_turn() called from the loop, out of evhttp's and libevent's hands. */
+static void take_turn(struct connection *connection)
+{
+    if (!connection->turn)
+        connection->turn =
+            event_new(connection->http->base, -1, 0, on_connection_turn, connection);
+    if (connection->turn)
+        event_active(connection->turn, EV_TIMEOUT, 1);
 }
 
 static void log_raw(struct sim_http *http, struct evbuffer *input, size_t added)
@@ -159,8 +176,8 @@ static void watch_request(struct connection *connection, struct evbuffer *input,
         ask_request_fault(connection);
     }
     if (connection->request_bytes >= connection->reset_after) {
-        /* evhttp meets the dead socket by itself and frees the connection; a request that is
-         * already whole in its buffer is dropped in on_request(). */
+        /* evhttp meets the dead socket by itself and frees the connection, unless the request is
+         * whole already: then on_request() drops it. */
         connection->doomed = true;
         sim_http_abort_socket((int)bufferevent_getfd(connection->bufferevent));
     }
@@ -193,20 +210,17 @@ static struct bufferevent *connection_begin(struct sim_http *http, struct buffer
         (*slot)->bufferevent = bufferevent;
     }
     struct connection *connection = *slot;
-    if (connection->accept_event)
-        event_del(connection->accept_event);
+    if (connection->turn)
+        event_del(connection->turn);
     connection->doomed = false;
     connection->in_request = false;
+    connection->dropped = NULL;
     connection->accept_action = ACCEPT_NORMAL;
     if (http->hooks && http->hooks->accepted)
         connection->accept_action = http->hooks->accepted(http->hooks->argument);
     if (connection->accept_action != ACCEPT_NORMAL) {
-        /* evhttp sets the descriptor only after this returned. */
         connection->doomed = true;
-        if (!connection->accept_event)
-            connection->accept_event = event_new(http->base, -1, 0, on_accept_fault, connection);
-        if (connection->accept_event)
-            event_active(connection->accept_event, EV_TIMEOUT, 1);
+        take_turn(connection); /* evhttp sets the descriptor only after this returned */
     }
     evbuffer_add_cb(bufferevent_get_input(bufferevent), on_input, connection);
     return bufferevent;
@@ -240,8 +254,12 @@ static void on_request(struct evhttp_request *request, void *argument)
     struct connection *connection = *connection_slot(http, bufferevent);
     if (connection) {
         connection->in_request = false;
-        if (connection->doomed)
-            return; /* the event of the dead socket frees the connection and this request */
+        if (connection->doomed) {
+            /* The socket is dead, and evhttp no longer reads it: nobody else would notice. */
+            connection->dropped = evcon;
+            take_turn(connection);
+            return;
+        }
     }
     http->counters.requests++;
     struct exchange *exchange =
@@ -435,8 +453,8 @@ void sim_http_destroy(struct sim_http *http)
     for (size_t i = 0; i < TABLE_BUCKETS; i++) {
         for (struct connection *next; http->table[i]; http->table[i] = next) {
             next = http->table[i]->next;
-            if (http->table[i]->accept_event)
-                event_free(http->table[i]->accept_event);
+            if (http->table[i]->turn)
+                event_free(http->table[i]->turn);
             free(http->table[i]);
         }
     }
