@@ -2,6 +2,7 @@
 
 #include "base/body.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -34,6 +35,14 @@ static bool charge(struct body_budget *budget, size_t bytes)
 static void release(struct body_budget *budget, size_t bytes)
 {
     atomic_fetch_sub_explicit(&budget->used_bytes, bytes, memory_order_relaxed);
+}
+
+unsigned body_budget_percent(const struct body_budget *budget)
+{
+    size_t maximum = atomic_load_explicit(&budget->maximum_bytes, memory_order_relaxed);
+    size_t used = atomic_load_explicit(&budget->used_bytes, memory_order_relaxed);
+
+    return maximum > 0 ? (unsigned)((uint64_t)used * 100 / maximum) : 100;
 }
 
 struct body *body_create(struct body_budget *budget, size_t capacity)

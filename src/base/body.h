@@ -26,6 +26,9 @@ struct body_budget {
 /* Reference counted; written by one owner until it shares it, then constant. */
 struct body;
 
+/* How much of the budget is used, in percent. Any thread. */
+unsigned body_budget_percent(const struct body_budget *budget);
+
 /* An empty body with room for `capacity` bytes, with one reference. NULL when the budget is used up
  * or memory is short. `budget` outlives the body. */
 struct body *body_create(struct body_budget *budget, size_t capacity);

@@ -47,6 +47,7 @@ struct flight {
     struct flight_answer *good;   /* the last 200 */
     struct upstream_exchange *exchange;
     struct flight_answer *building; /* of the exchange that is under way */
+    bool discard; /* what is on its way was asked for before flight_forget(): it serves nobody later */
     bool settled; /* `building` is complete already: told at the next turn, never from within ask() */
     uint64_t asked_ms;
     uint64_t keep_ms; /* how long an answer may still be of use */
@@ -60,6 +61,10 @@ struct flight {
 struct flights {
     struct gateway *gateway;
     struct table *table;
+    /* Letters of flight_forget() that other workers sent, and those that were read. While they differ
+     * no answer counts as fresh: a caller may have been told of a change that is still in the mail. */
+    _Atomic uint64_t forgets_sent;
+    uint64_t forgets_read;
 };
 
 /* What travels between workers. */
@@ -72,6 +77,7 @@ struct join_letter {
     char request_id[128];
 };
 
+/* Of a caller that leaves, or of a job that changed. */
 struct leave_letter {
     struct gateway *owner;
     struct request_handle handle;
@@ -346,6 +352,15 @@ static void time_out_callers(struct flight *flight, uint64_t now_ms)
     }
 }
 
+static void forget(struct flight *flight)
+{
+    flight->discard = flight->building != NULL;
+    flight_answer_unref(flight->latest);
+    flight->latest = NULL;
+    flight_answer_unref(flight->good);
+    flight->good = NULL;
+}
+
 static void complete(struct flight *flight)
 {
     struct flight_answer *answer = flight->building;
@@ -360,6 +375,9 @@ static void complete(struct flight *flight)
         flight->good = answer_ref(answer);
     }
     tell_callers(flight, answer);
+    if (flight->discard) {
+        forget(flight);
+    }
     arm(flight);
 }
 
@@ -600,7 +618,11 @@ static struct flight_answer *fresh_answer(const struct flight *flight,
                                           const struct flight_caller *caller)
 {
     struct flight_answer *latest = flight->latest;
+    struct flights *flights = flight->flights;
 
+    if (atomic_load(&flights->forgets_sent) != flights->forgets_read) {
+        return NULL;
+    }
     if (!is_good(latest) || clock_mono_ms() - latest->received_ms > caller->fresh_ms ||
         (caller->wait_until_ms != 0 && !latest->terminal)) {
         return NULL;
@@ -771,6 +793,50 @@ void flight_leave(struct gateway *gateway, struct request_handle handle,
         if (!loop_post(owner->loop, on_leave_letter, letter)) {
             free(letter); /* the flight then polls until the caller's time is up */
         }
+    }
+}
+
+static void forget_name(struct flights *flights, struct view name)
+{
+    struct flight *flight = find(flights, name);
+
+    if (flight) {
+        forget(flight);
+    }
+}
+
+static void on_forget_letter(void *argument)
+{
+    struct leave_letter *letter = argument;
+    struct flights *flights = letter->owner->flights;
+
+    forget_name(flights, view_make(letter->name, letter->name_length));
+    flights->forgets_read++;
+    free(letter);
+}
+
+void flight_forget(struct gateway *gateway, const struct route *route)
+{
+    char storage[NAME_BYTES];
+    struct view name = view_make(storage, build_name(route, storage));
+    struct gateway *owner = owner_of(gateway, name);
+    struct leave_letter *letter;
+
+    if (owner == gateway) {
+        forget_name(gateway->flights, name);
+        return;
+    }
+    letter = calloc(1, sizeof *letter);
+    if (!letter) {
+        return; /* the old answer is served for the rest of its half second */
+    }
+    letter->owner = owner;
+    letter->name_length = name.length;
+    memcpy(letter->name, name.data, name.length);
+    atomic_fetch_add(&owner->flights->forgets_sent, 1);
+    if (!loop_post(owner->loop, on_forget_letter, letter)) {
+        atomic_fetch_sub(&owner->flights->forgets_sent, 1);
+        free(letter);
     }
 }
 

@@ -83,6 +83,11 @@ MUST_CHECK struct flight_answer *flight_join(struct gateway *gateway,
 void flight_leave(struct gateway *gateway, struct request_handle handle,
                   const struct route *route);
 
+/* The state of the job changed by what podgate just did (/cancel, /retry): nothing that was known of
+ * it before serves anybody from now on, on whatever worker. To be called before the caller is
+ * answered. `route` names endpoint and job, whatever its operation. */
+void flight_forget(struct gateway *gateway, const struct route *route);
+
 /* Gives a reference back. Any thread. NULL is allowed. */
 void flight_answer_unref(struct flight_answer *answer);
 

@@ -2,8 +2,18 @@
 
 #include "gateway/forward.h"
 
+#include "gateway/flight.h"
 #include "gateway/relay.h"
 
+/* The job is another one now than any status that was fetched before. */
+static void observe_cancel(struct request *request, const struct relay_facts *facts)
+{
+    (void)facts;
+    flight_forget(request->gateway, &request->route);
+}
+
+static const struct relay_plan cancel_plan = {.resend = UPSTREAM_RESEND_NEVER,
+                                              .observe = observe_cancel};
 static const struct relay_plan change_plan = {.resend = UPSTREAM_RESEND_NEVER};
 static const struct relay_plan read_plan = {.is_read = true, .resend = UPSTREAM_RESEND_READ};
 static const struct relay_plan stream_plan = {.streaming = true, .resend = UPSTREAM_RESEND_NEVER};
@@ -19,7 +29,7 @@ void forward_cancel(struct request *request)
 {
     struct upstream_deadlines deadlines = {.total_ms = request->config->upstream.read_timeout_ms};
 
-    relay_start(request, &change_plan, VIEW("POST"), &request->route, &deadlines);
+    relay_start(request, &cancel_plan, VIEW("POST"), &request->route, &deadlines);
 }
 
 void forward_purge_queue(struct request *request)

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "format/http_fields.h"
 #include "format/json_scan.h"
+#include "gateway/cors.h"
 #include "model/metric_catalogue.h"
 
 /* From a head to the log line, in the order in which it happens: begin, route, admit, body, work,
@@ -334,6 +335,16 @@ static bool authority_is_ours(const struct request *request, struct view authori
            connection_is_at(request->inbound.connection, authority);
 }
 
+/* A browser asks before it sends the key, so this is answered without one. */
+static void answer_preflight(struct request *request)
+{
+    request_begin_reply(request, 200);
+    cors_append_preflight(&request->reply, route_allow_text(request->route.operation));
+    builder_append(&request->reply, VIEW("Podgate-Origin: gateway\r\n"));
+    request_send_reply(request, VIEW(""), NULL);
+    request_move_work(request, WORK_DONE);
+}
+
 static bool find_route(struct request *request)
 {
     const struct http_request_head *head = &request->inbound.head;
@@ -350,6 +361,8 @@ static bool find_route(struct request *request)
     if (head->target_form == HTTP_TARGET_ABSOLUTE &&
         (!http_target_split_absolute(target, &secure, &authority, &target) ||
          !authority_is_ours(request, authority))) {
+        /* Whoever sent this takes us for a proxy: nothing further on this connection is for us. */
+        connection_close_after_answer(request->inbound.connection);
         request_refuse_because(request, PROBLEM_BAD_REQUEST,
                                VIEW("The target names another server."), 0);
         return false;
@@ -360,6 +373,10 @@ static bool find_route(struct request *request)
         return false;
     }
     request->has_route = true;
+    if (cors_is_preflight(request->config, head)) {
+        answer_preflight(request);
+        return false;
+    }
     if (!route_allows(request->route.operation, (enum http_method)head->method)) {
         request_refuse(request, PROBLEM_METHOD_NOT_ALLOWED, 0);
         return false;

@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "gateway/flight.h"
 #include "gateway/job_facts.h"
 #include "gateway/relay.h"
 #include "model/metric_catalogue.h"
@@ -26,22 +27,35 @@ static void observe(struct request *request, const struct relay_facts *facts)
     job_facts_note(request, facts);
 }
 
+/* The job runs again: what was known of its end is over. */
+static void observe_retry(struct request *request, const struct relay_facts *facts)
+{
+    flight_forget(request->gateway, &request->route);
+    observe(request, facts);
+}
+
+static const struct relay_plan retry_plan = {
+    .is_submit = true,
+    .resend = UPSTREAM_RESEND_SUBMIT,
+    .observe = observe_retry,
+};
+
 static const struct relay_plan plan = {
     .is_submit = true,
     .resend = UPSTREAM_RESEND_SUBMIT,
     .observe = observe,
 };
 
-static void start(struct request *request, uint64_t after_sent_ms)
+static void start(struct request *request, const struct relay_plan *how, uint64_t after_sent_ms)
 {
     struct upstream_deadlines deadlines = {.after_sent_ms = after_sent_ms};
 
-    relay_start(request, &plan, VIEW("POST"), &request->route, &deadlines);
+    relay_start(request, how, VIEW("POST"), &request->route, &deadlines);
 }
 
 void submit_run(struct request *request)
 {
-    start(request, request->config->upstream.submit_timeout_ms);
+    start(request, &plan, request->config->upstream.submit_timeout_ms);
 }
 
 void submit_runsync(struct request *request)
@@ -52,10 +66,10 @@ void submit_runsync(struct request *request)
     if (wait_ms > RUNSYNC_MAXIMUM_WAIT_MS) {
         wait_ms = RUNSYNC_MAXIMUM_WAIT_MS;
     }
-    start(request, wait_ms + request->config->upstream.runsync_margin_ms);
+    start(request, &plan, wait_ms + request->config->upstream.runsync_margin_ms);
 }
 
 void submit_retry(struct request *request)
 {
-    start(request, request->config->upstream.submit_timeout_ms);
+    start(request, &retry_plan, request->config->upstream.submit_timeout_ms);
 }

@@ -96,6 +96,11 @@ bool connection_is_at(const struct connection *connection, struct view authority
                         connection_is_tls(connection));
 }
 
+void connection_close_after_answer(struct connection *connection)
+{
+    connection->close_after = true;
+}
+
 bool connection_wants_close(const struct connection *connection)
 {
     return connection->close_after || connection->body_unread || connection->front->draining;
@@ -362,7 +367,9 @@ static void begin_body(struct connection *connection, bool bytes_are_there)
         return;
     }
     capacity = head->framing == HTTP_BODY_LENGTH ? (size_t)head->content_length : 4096;
-    connection->body = body_create(connection->front->budget, capacity);
+    if (body_budget_percent(connection->front->budget) < CONNECTION_BODY_BUDGET_PERCENT) {
+        connection->body = body_create(connection->front->budget, capacity);
+    }
     if (!connection->body) {
         refuse_body(connection, CONNECTION_BODY_NO_MEMORY);
         return;

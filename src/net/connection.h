@@ -156,6 +156,9 @@ enum connection_send_result connection_send(struct connection *connection,
  * draining, or a body was left unread. The head of the answer must say "Connection: close" then. */
 bool connection_wants_close(const struct connection *connection);
 
+/* Lets no further request follow the one that is being answered. */
+void connection_close_after_answer(struct connection *connection);
+
 /* Ends the connection at once, without telling the handler: an answer broke off half-way, and a
  * clean end would make it look whole. */
 void connection_abort(struct connection *connection);

@@ -17,6 +17,8 @@ enum {
     CONNECTION_LINGER_MS = 1000,
     CONNECTION_BODY_WINDOW_MS = 10000,
     CONNECTION_BODY_BYTES_PER_SECOND = 1024,
+    /* Above this share of the budget no new body is taken, so that answers still find room. */
+    CONNECTION_BODY_BUDGET_PERCENT = 80,
 };
 
 /* Legal moves stand in connection.c. */

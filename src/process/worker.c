@@ -17,7 +17,12 @@
 #include "gateway/request.h"
 #include "net/connection.h"
 
-enum { LOG_RING_BYTES = 1024 * 1024 };
+enum {
+    LOG_RING_BYTES = 1024 * 1024,
+    /* Above this share of the memory for bodies nobody new is let in; below the other they are. */
+    MEMORY_PAUSE_PERCENT = 95,
+    MEMORY_RESUME_PERCENT = 85,
+};
 
 /* The front belongs to the process's listeners and callers, the gateway to the requests behind it;
  * both are one thread's. */
@@ -28,6 +33,8 @@ struct worker {
     struct front *front;
     struct listener *listener;
     struct event *drain_event;
+    struct event *memory_event;
+    bool memory_paused;
     struct gateway gateway;
     pthread_t thread;
     bool started;
@@ -105,6 +112,9 @@ void worker_destroy(struct worker *worker)
     if (worker->drain_event) {
         event_free(worker->drain_event);
     }
+    if (worker->memory_event) {
+        event_free(worker->memory_event);
+    }
     listener_stop(worker->listener);
     front_destroy(worker->front);
     flights_destroy(gateway->flights);
@@ -123,6 +133,40 @@ static void on_accept(void *owner, int descriptor, const struct sockaddr_storage
     struct worker *worker = owner;
 
     front_accept(worker->front, descriptor, peer, address);
+}
+
+static void on_memory_turn(evutil_socket_t descriptor, short what, void *argument)
+{
+    struct worker *worker = argument;
+    unsigned percent = body_budget_percent(worker->shared->gateways.budget);
+    bool pause = percent >= (worker->memory_paused ? MEMORY_RESUME_PERCENT : MEMORY_PAUSE_PERCENT);
+    struct log_line *line;
+
+    (void)descriptor;
+    (void)what;
+    if (pause == worker->memory_paused || !worker->listener) {
+        return;
+    }
+    worker->memory_paused = pause;
+    if (pause) {
+        listener_pause(worker->listener);
+    } else {
+        listener_resume(worker->listener);
+    }
+    line = log_begin(worker->gateway.log, LOG_LEVEL_WARNING,
+                     pause ? "accept_paused" : "accept_resumed");
+    log_string(line, "reason", "memory");
+    log_number(line, "percent", percent);
+    log_end(line);
+}
+
+static bool watch_memory(struct worker *worker)
+{
+    static const struct timeval tenth = {0, 100000};
+
+    worker->memory_event =
+        event_new(loop_base(worker->loop), -1, EV_PERSIST, on_memory_turn, worker);
+    return worker->memory_event && event_add(worker->memory_event, &tenth) == 0;
 }
 
 static void *run(void *argument)
@@ -155,7 +199,7 @@ bool worker_start(struct worker *worker)
     char name[16];
 
     worker->listener = listener_start(worker->shared->listeners, worker->index, &options);
-    if (!worker->listener) {
+    if (!worker->listener || !watch_memory(worker)) {
         return false;
     }
     /* Signals belong to the main thread. */
