@@ -64,7 +64,7 @@ HELPER void turn(void)
 HELPER void settle(void)
 {
     for (int i = 0; i < 20; i++) {
-        event_base_loop(loop_base(loop), EVLOOP_NONBLOCK);
+        event_base_loop(loop_base(loop), EVLOOP_ONCE | EVLOOP_NONBLOCK);
     }
 }
 
@@ -173,7 +173,7 @@ HELPER void peer_end(struct peer_connection *connection)
 /* Length of the first whole request in the bytes, or 0. */
 HELPER size_t peer_whole_request(const char *bytes, size_t length)
 {
-    const char *end = memmem(bytes, length, "\r\n\r\n", 4);
+    const char *end = length > 0 ? memmem(bytes, length, "\r\n\r\n", 4) : NULL;
     const char *field;
     size_t body = 0;
     size_t head;
@@ -200,9 +200,16 @@ HELPER void peer_on_readable(UNUSED evutil_socket_t descriptor, UNUSED short wha
         peer_reset(connection);
         return;
     }
-    if (connection->transport.tls && !connection->transport.handshaken &&
-        transport_handshake(&connection->transport) != TRANSPORT_OK) {
-        return;
+    if (connection->transport.tls && !connection->transport.handshaken) {
+        enum transport_result result = transport_handshake(&connection->transport);
+
+        if (result != TRANSPORT_OK) {
+            connection->ended = result != TRANSPORT_AGAIN;
+            if (connection->ended) {
+                event_del(connection->event);
+            }
+            return;
+        }
     }
     for (;;) {
         size_t count = 0;
@@ -368,7 +375,7 @@ HELPER void open_client(const struct config *with)
 /* A client to the peer; `scheme_host` "http://127.0.0.1" gets the peer's port. */
 HELPER void open_client_to(const char *scheme_host, const char *more)
 {
-    char url[128];
+    char url[256];
 
     snprintf(url, sizeof url, "%s:%u/v2", scheme_host, peer.port);
     open_client(make_config(url, more));
