@@ -49,7 +49,7 @@ def test_connections_above_the_limit_get_503_and_older_ones_are_served(podgate):
     wait_until(lambda: gateway.metric("podgate_connections_open") == 4)
     with gateway.connect() as another:
         assert is_served(another)
-    assert gateway.log_lines("connections_refused", limit="connections")
+    wait_until(lambda: gateway.log_lines("connections_refused", limit="connections"))
     for connection in older:
         connection.close()
 
