@@ -391,10 +391,13 @@ static void read_text(struct config_loader *loader, char *text, size_t length)
         int result = cfg_parse_buf(parsed, text);
         loader->incomplete = loader->incomplete || result != CFG_SUCCESS;
         (void)read_options(loader, CONFIG_SECTION_ROOT, parsed, &loader->root, loader->position);
-        if (result != CFG_SUCCESS && !loader->out_of_memory &&
-            config_errors_count(loader->errors) == mistakes)
-            config_error(loader->errors, loader->position, "can't be parsed");
-        cfg_free(parsed);
+        /* libconfuse gives a reason for all but lost memory (where its lexer doesn't exit). */
+        if (result != CFG_SUCCESS && config_errors_count(loader->errors) == mistakes)
+            loader->out_of_memory = true;
+        /* After a failed allocation it has freed sections that it still points to: rather lose
+         * memory than free them twice. */
+        if (!loader->out_of_memory)
+            cfg_free(parsed);
     }
     free(grammar);
     /* What was opened and not handed over, because libconfuse stopped, is nobody's any more. */
