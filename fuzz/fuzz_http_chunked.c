@@ -1,5 +1,5 @@
-/* The chunked decoder against one that looks at whole lines of a whole body, and against itself: any
- * cut of the input gives the same data and the same verdict. */
+/* The chunked decoder against one that looks at whole lines of a whole body, and against itself:
+ * any cut of the input gives the same data and the same verdict. */
 #include "build_config.h"
 
 #include "format/http_chunked.h"
@@ -12,7 +12,7 @@ struct outcome {
     struct builder data;
 };
 
-/* ---- the reference ----------------------------------------------------------------------------- */
+/* ---- the reference --------------------------------------------------------------------------- */
 
 static bool take_line(struct view *rest, struct view *line)
 {
@@ -33,8 +33,8 @@ static void read_size(struct view line, uint64_t *size)
     *size = 0;
     while (digits < line.length && http_byte_is(line.data[digits], HTTP_BYTE_HEX)) {
         char byte = line.data[digits++];
-        *size = *size * 16 + (byte <= '9' ? (unsigned)(byte - '0')
-                                          : ((unsigned)byte | 0x20) - 'a' + 10);
+        *size = *size * 16 +
+                (byte <= '9' ? (unsigned)(byte - '0') : ((unsigned)byte | 0x20) - 'a' + 10);
     }
     struct view extensions = view_skip(line, digits);
     if (digits < 1 || digits > 16 || extensions.length > HTTP_CHUNK_EXTENSION_MAXIMUM ||
@@ -98,7 +98,7 @@ static void refer(struct outcome *outcome, struct view text)
     }
 }
 
-/* ---- comparing --------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 static void decode(struct outcome *outcome, struct view text, uint32_t round)
 {

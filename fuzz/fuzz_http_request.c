@@ -8,7 +8,7 @@
 #include "format/http_head.h"
 #include "fuzz.h"
 
-/* ---- the reference ----------------------------------------------------------------------------- */
+/* ---- the reference --------------------------------------------------------------------------- */
 
 enum verdict { VERDICT_OK, VERDICT_BAD, VERDICT_NO_END };
 
@@ -150,8 +150,8 @@ static bool judge_framing(struct reference *reference)
 {
     struct view value;
     size_t lengths = count(reference, "content-length", &value);
-    if (lengths > 1 || (lengths == 1 && !view_parse_u64(value, INT64_MAX,
-                                                        &reference->content_length))) {
+    if (lengths > 1 ||
+        (lengths == 1 && !view_parse_u64(value, INT64_MAX, &reference->content_length))) {
         return false;
     }
     reference->has_length = lengths == 1;
@@ -201,8 +201,8 @@ static void judge_keep_alive(struct reference *reference)
         close = close || named(option, "close");
         keep = keep || named(option, "keep-alive");
     }
-    reference->keep_alive = !close && (reference->minor > 0 || keep) &&
-                            !view_equal(reference->method, VIEW("CONNECT"));
+    reference->keep_alive =
+        !close && (reference->minor > 0 || keep) && !view_equal(reference->method, VIEW("CONNECT"));
 }
 
 static enum verdict refer(struct reference *reference, struct view text)
@@ -233,7 +233,7 @@ static enum verdict refer(struct reference *reference, struct view text)
     return right ? VERDICT_OK : VERDICT_BAD;
 }
 
-/* ---- comparing --------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 static void compare(const struct http_request_head *request, const struct reference *reference)
 {
@@ -298,8 +298,8 @@ static void check_cuts(struct view text, enum http_head_result whole,
             FUZZ_CHECK(request.head.length == parsed->head.length);
             FUZZ_CHECK(request.head.field_count == parsed->head.field_count);
             FUZZ_CHECK(request.objection == parsed->objection);
-            FUZZ_CHECK(memcmp(request.head.first, parsed->head.first,
-                              sizeof request.head.first) == 0);
+            FUZZ_CHECK(memcmp(request.head.first, parsed->head.first, sizeof request.head.first) ==
+                       0);
         }
     }
 }

@@ -33,21 +33,14 @@ static enum json_type type_of(const json_t *value)
         return JSON_ABSENT;
     }
     switch (json_typeof(value)) {
-    case JANSSON_OBJECT:
-        return JSON_OBJECT;
-    case JANSSON_ARRAY:
-        return JSON_ARRAY;
-    case JANSSON_STRING:
-        return JSON_STRING;
+    case JANSSON_OBJECT: return JSON_OBJECT;
+    case JANSSON_ARRAY: return JSON_ARRAY;
+    case JANSSON_STRING: return JSON_STRING;
     case JSON_INTEGER:
-    case JSON_REAL:
-        return JSON_NUMBER;
-    case JANSSON_TRUE:
-        return JSON_TRUE;
-    case JANSSON_FALSE:
-        return JSON_FALSE;
-    case JANSSON_NULL:
-        return JSON_NULL;
+    case JSON_REAL: return JSON_NUMBER;
+    case JANSSON_TRUE: return JSON_TRUE;
+    case JANSSON_FALSE: return JSON_FALSE;
+    case JANSSON_NULL: return JSON_NULL;
     }
     return JSON_ABSENT;
 }
@@ -81,8 +74,7 @@ static void compare(struct view text, const json_t *value, const struct json_mem
         if (members[i].type == JSON_STRING) {
             struct builder said;
             struct view plain;
-            struct view expected =
-                view_make(json_string_value(theirs), json_string_length(theirs));
+            struct view expected = view_make(json_string_value(theirs), json_string_length(theirs));
             builder_init(&said, NULL, 0);
             FUZZ_CHECK(json_text_unescape(&said, members[i].value));
             FUZZ_CHECK(view_equal(builder_view(&said), expected));
@@ -101,8 +93,7 @@ static void check_beginnings(struct view text)
         char *copy = fuzz_copy(text.data, length);
         enum json_scan_result result = json_scan(
             view_make(copy, length), JSON_SCAN_UTF8 | JSON_SCAN_NON_FINITE, NULL, 0, NULL);
-        FUZZ_CHECK(result == JSON_SCAN_CUT || result == JSON_SCAN_EMPTY ||
-                   result == JSON_SCAN_OK);
+        FUZZ_CHECK(result == JSON_SCAN_CUT || result == JSON_SCAN_EMPTY || result == JSON_SCAN_OK);
         free(copy);
     }
 }
@@ -122,8 +113,7 @@ static void check_written(struct view text)
     builder_init(&written, NULL, 0);
     builder_init(&said, NULL, 0);
     json_text_append_string(&written, text);
-    FUZZ_CHECK(json_scan(builder_view(&written), JSON_SCAN_UTF8, NULL, 0, &report) ==
-               JSON_SCAN_OK);
+    FUZZ_CHECK(json_scan(builder_view(&written), JSON_SCAN_UTF8, NULL, 0, &report) == JSON_SCAN_OK);
     FUZZ_CHECK(report.type == JSON_STRING);
     FUZZ_CHECK(json_text_unescape(&said, builder_view(&written)));
     FUZZ_CHECK(view_equal(builder_view(&said), text) == valid);
@@ -135,8 +125,10 @@ static void check_written(struct view text)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct view text = view_make((const char *)data, size);
-    struct json_member members[] = {{.name = VIEW("id")}, {.name = VIEW("status")},
-                                    {.name = VIEW("output")}, {.name = VIEW("a")}};
+    struct json_member members[] = {{.name = VIEW("id")},
+                                    {.name = VIEW("status")},
+                                    {.name = VIEW("output")},
+                                    {.name = VIEW("a")}};
     struct json_report report;
     json_error_t error;
     enum json_scan_result result =

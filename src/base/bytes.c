@@ -137,7 +137,7 @@ char *builder_reserve(struct builder *builder, size_t count)
         builder->failed = true;
         return NULL;
     }
-    if (on_storage && builder->length > 0) {
+    if (on_storage && builder->storage != NULL && builder->length > 0) {
         memcpy(grown, builder->storage, builder->length);
     }
     builder->data = grown;
@@ -194,7 +194,7 @@ char *builder_detach(struct builder *builder, size_t *length)
 {
     if (!builder->failed && (builder->data == builder->storage || builder->data == NULL)) {
         char *copy = malloc(builder->length > 0 ? builder->length : 1);
-        if (copy != NULL && builder->length > 0) {
+        if (copy != NULL && builder->data != NULL && builder->length > 0) {
             memcpy(copy, builder->data, builder->length);
         }
         *length = copy != NULL ? builder->length : 0;

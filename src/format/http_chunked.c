@@ -48,8 +48,8 @@ static void take_size_byte(struct http_chunked *decoder, char byte)
         return;
     }
     if (decoder->counted == 0 || (byte != '\r' && byte != ';')) {
-        fail(decoder, byte == '\n' && decoder->counted > 0 ? HTTP_CHUNKED_NO_CRLF
-                                                           : HTTP_CHUNKED_BAD_SIZE);
+        fail(decoder,
+             byte == '\n' && decoder->counted > 0 ? HTTP_CHUNKED_NO_CRLF : HTTP_CHUNKED_BAD_SIZE);
         return;
     }
     if (__builtin_add_overflow(decoder->total, decoder->remaining, &decoder->total) ||
@@ -114,8 +114,7 @@ static void take_trailer_byte(struct http_chunked *decoder, char byte)
         right = byte == '\n';
         next = PHASE_DONE;
         break;
-    default:
-        break;
+    default: break;
     }
     decoder->phase = (uint8_t)next;
     if (!right) {
@@ -128,15 +127,9 @@ static void take_trailer_byte(struct http_chunked *decoder, char byte)
 static void take_byte(struct http_chunked *decoder, char byte)
 {
     switch (decoder->phase) {
-    case PHASE_SIZE:
-        take_size_byte(decoder, byte);
-        break;
-    case PHASE_EXTENSION:
-        take_extension_byte(decoder, byte);
-        break;
-    case PHASE_SIZE_LF:
-        take_size_lf(decoder, byte);
-        break;
+    case PHASE_SIZE: take_size_byte(decoder, byte); break;
+    case PHASE_EXTENSION: take_extension_byte(decoder, byte); break;
+    case PHASE_SIZE_LF: take_size_lf(decoder, byte); break;
     case PHASE_DATA_CR:
         decoder->phase = PHASE_DATA_LF;
         if (byte != '\r') {
@@ -150,9 +143,7 @@ static void take_byte(struct http_chunked *decoder, char byte)
             fail(decoder, HTTP_CHUNKED_NO_CRLF);
         }
         break;
-    default:
-        take_trailer_byte(decoder, byte);
-        break;
+    default: take_trailer_byte(decoder, byte); break;
     }
 }
 
@@ -197,8 +188,7 @@ static const struct {
                                                    "are allowed.")},
     [HTTP_CHUNKED_NO_CRLF] = {VIEW_INIT("chunk_crlf"),
                               VIEW_INIT("No CR LF follows a chunk size or a chunk's data.")},
-    [HTTP_CHUNKED_BAD_TRAILER] = {VIEW_INIT("trailer"),
-                                  VIEW_INIT("A trailer field is malformed.")},
+    [HTTP_CHUNKED_BAD_TRAILER] = {VIEW_INIT("trailer"), VIEW_INIT("A trailer field is malformed.")},
     [HTTP_CHUNKED_TRAILER_TOO_LARGE] = {VIEW_INIT("trailer_too_large"),
                                         VIEW_INIT("The trailer fields are too large; 8 KiB are "
                                                   "allowed.")},

@@ -4,7 +4,7 @@
 
 #include "format/json_text.h"
 
-/* ---- allow-lists ------------------------------------------------------------------------------- */
+/* ---- allow-lists ----------------------------------------------------------------------------- */
 
 enum { ALWAYS = HTTP_FORWARD_ALWAYS, OPENAI = HTTP_FORWARD_OPENAI, FLASH = HTTP_FORWARD_FLASH };
 
@@ -87,7 +87,7 @@ bool http_fields_allow_response(enum http_field_id id, unsigned scope)
     return (response_scopes[id] & scope) != 0;
 }
 
-/* ---- dates ------------------------------------------------------------------------------------- */
+/* ---- dates ----------------------------------------------------------------------------------- */
 
 static void put_digits(char *text, uint64_t number, size_t count)
 {
@@ -141,7 +141,7 @@ struct view http_date_line(struct http_date_cache *cache, uint64_t wall_ms)
     return view_make(cache->line, HTTP_DATE_LINE_LENGTH);
 }
 
-/* ---- status lines ------------------------------------------------------------------------------ */
+/* ---- status lines ---------------------------------------------------------------------------- */
 
 /* The whole line is kept; the phrase is a part of it. */
 #define LINE(status, phrase) [status] = VIEW_INIT("HTTP/1.1 " #status " " phrase "\r\n")
@@ -231,7 +231,7 @@ void http_status_append_line(struct builder *builder, unsigned status)
     builder_append(builder, view_make(text, sizeof text - 1));
 }
 
-/* ---- single values ----------------------------------------------------------------------------- */
+/* ---- single values --------------------------------------------------------------------------- */
 
 void http_field_append_length(struct builder *builder, uint64_t length)
 {
@@ -261,15 +261,16 @@ void http_structured_append_string(struct builder *builder, struct view text)
         if (byte == '"' || byte == '\\') {
             builder_append_byte(builder, '\\');
         }
-        builder_append_byte(builder, byte >= 0x20 && byte < 0x7f ? byte : '?');
+        bool fits = byte >= 0x20 && byte < 0x7f;
+        builder_append_byte(builder, (char)(fits ? byte : '?'));
     }
     builder_append_byte(builder, '"');
 }
 
 void http_problem_append(struct builder *builder, const struct http_problem *problem)
 {
-    struct view title = problem->title.length > 0 ? problem->title
-                                                  : http_status_reason(problem->status);
+    struct view title =
+        problem->title.length > 0 ? problem->title : http_status_reason(problem->status);
     builder_append(builder, VIEW("{\"type\":"));
     json_text_append_string(builder,
                             problem->type.length > 0 ? problem->type : VIEW("about:blank"));

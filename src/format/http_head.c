@@ -2,9 +2,10 @@
 
 #include "format/http_head.h"
 
-/* Every phase starts again from `position`, and stops at the first byte that decides. No phase looks
- * behind that byte except for the LF after a CR, so that the verdict doesn't depend on how the bytes
- * arrived: that is why a fault of a line is reported at its byte and not at the line's end. */
+/* Every phase starts again from `position`, and stops at the first byte that decides. No phase
+ * looks behind that byte except for the LF after a CR, so that the verdict doesn't depend on how
+ * the bytes arrived: that is why a fault of a line is reported at its byte and not at the line's
+ * end. */
 enum phase {
     PHASE_START,
     PHASE_METHOD,
@@ -117,7 +118,7 @@ static size_t skip_value(const char *data, size_t position, size_t stop)
     return skip_class(data, position, stop, HTTP_BYTE_VALUE);
 }
 
-/* ---- single fields ----------------------------------------------------------------------------- */
+/* ---- single fields --------------------------------------------------------------------------- */
 
 /* The next element of a comma-separated list, trimmed; false at the end. */
 static bool next_element(struct view *list, struct view *element)
@@ -139,8 +140,7 @@ static enum http_head_result take_transfer_encoding(struct http_head *head, stru
     while (next_element(&list, &element)) {
         size_t name_length = skip_class(element.data, 0, element.length, HTTP_BYTE_TOKEN);
         struct view parameters = view_trim(view_skip(element, name_length));
-        bool is_chunked =
-            view_equal_ignore_case(view_first(element, name_length), VIEW("chunked"));
+        bool is_chunked = view_equal_ignore_case(view_first(element, name_length), VIEW("chunked"));
         if (name_length == 0 || head->transfer_chunked ||
             (parameters.length > 0 && (is_chunked || parameters.data[0] != ';'))) {
             return HTTP_HEAD_TRANSFER_BAD;
@@ -181,28 +181,21 @@ static bool is_coded(struct view value)
 }
 
 static enum http_head_result take_request_field(struct http_request_head *request,
-                                                const struct http_field *field,
-                                                struct view value)
+                                                const struct http_field *field, struct view value)
 {
     struct http_head *head = &request->head;
     bool again = head->first[field->id] != 0;
     switch (field->id) {
-    case HTTP_FIELD_CONTENT_LENGTH:
-        return take_content_length(head, value);
-    case HTTP_FIELD_TRANSFER_ENCODING:
-        return take_transfer_encoding(head, value);
-    case HTTP_FIELD_CONNECTION:
-        take_connection(head, value);
-        break;
+    case HTTP_FIELD_CONTENT_LENGTH: return take_content_length(head, value);
+    case HTTP_FIELD_TRANSFER_ENCODING: return take_transfer_encoding(head, value);
+    case HTTP_FIELD_CONNECTION: take_connection(head, value); break;
     case HTTP_FIELD_HOST:
         if (again) {
             return HTTP_HEAD_HOST_TWICE;
         }
         return http_authority_valid(value) ? HTTP_HEAD_OK : HTTP_HEAD_HOST_BAD;
-    case HTTP_FIELD_AUTHORIZATION:
-        return again ? HTTP_HEAD_AUTHORIZATION_TWICE : HTTP_HEAD_OK;
-    case HTTP_FIELD_IDEMPOTENCY_KEY:
-        return again ? HTTP_HEAD_IDEMPOTENCY_KEY_TWICE : HTTP_HEAD_OK;
+    case HTTP_FIELD_AUTHORIZATION: return again ? HTTP_HEAD_AUTHORIZATION_TWICE : HTTP_HEAD_OK;
+    case HTTP_FIELD_IDEMPOTENCY_KEY: return again ? HTTP_HEAD_IDEMPOTENCY_KEY_TWICE : HTTP_HEAD_OK;
     case HTTP_FIELD_EXPECT:
         /* Of a 1.0 client it is to be ignored (RFC 9110 section 10.1.1). */
         if (head->minor > 0 && view_equal_ignore_case(value, VIEW("100-continue"))) {
@@ -216,36 +209,29 @@ static enum http_head_result take_request_field(struct http_request_head *reques
             request->objection = HTTP_HEAD_ENCODED;
         }
         break;
-    default:
-        break;
+    default: break;
     }
     return HTTP_HEAD_OK;
 }
 
 static enum http_head_result take_response_field(struct http_response_head *response,
-                                                 const struct http_field *field,
-                                                 struct view value)
+                                                 const struct http_field *field, struct view value)
 {
     switch (field->id) {
-    case HTTP_FIELD_CONTENT_LENGTH:
-        return take_content_length(&response->head, value);
-    case HTTP_FIELD_TRANSFER_ENCODING:
-        return take_transfer_encoding(&response->head, value);
-    case HTTP_FIELD_CONNECTION:
-        take_connection(&response->head, value);
-        break;
+    case HTTP_FIELD_CONTENT_LENGTH: return take_content_length(&response->head, value);
+    case HTTP_FIELD_TRANSFER_ENCODING: return take_transfer_encoding(&response->head, value);
+    case HTTP_FIELD_CONNECTION: take_connection(&response->head, value); break;
     case HTTP_FIELD_CONTENT_ENCODING:
         if (is_coded(value)) {
             response->objection = HTTP_HEAD_ENCODED;
         }
         break;
-    default:
-        break;
+    default: break;
     }
     return HTTP_HEAD_OK;
 }
 
-/* ---- field lines ------------------------------------------------------------------------------- */
+/* ---- field lines ----------------------------------------------------------------------------- */
 
 /* Takes up the field line whose value ends at `end`. */
 static struct http_field *add_field(struct http_head *head, const struct input *input, size_t end)
@@ -267,8 +253,8 @@ static struct http_field *add_field(struct http_head *head, const struct input *
     return field;
 }
 
-/* Goes on within the field section. HTTP_HEAD_OK: `*added` is a field to be judged, or NULL when the
- * section is over and `head->length` is set. */
+/* Goes on within the field section. HTTP_HEAD_OK: `*added` is a field to be judged, or NULL when
+ * the section is over and `head->length` is set. */
 static enum http_head_result next_field(struct http_head *head, const struct input *input,
                                         struct http_field **added)
 {
@@ -338,8 +324,8 @@ static void keep_field(struct http_head *head, const struct http_field *field)
 }
 
 /* Marks the fields that Connection names, besides those that are hop-by-hop by nature. By id, so
- * that a list of 16,000 options costs no more than its bytes: a name that podgate doesn't know isn't
- * forwarded anyway. */
+ * that a list of 16,000 options costs no more than its bytes: a name that podgate doesn't know
+ * isn't forwarded anyway. */
 static void mark_hop_fields(struct http_head *head)
 {
     bool named[HTTP_FIELD_COUNT] = {false};
@@ -385,7 +371,7 @@ static void begin_head(struct http_head *head, enum phase phase)
     head->phase = (uint8_t)phase;
 }
 
-/* ---- requests ---------------------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------------------------- */
 
 void http_request_begin(struct http_request_head *request)
 {
@@ -418,8 +404,8 @@ static enum http_head_result parse_method(struct http_request_head *request,
 {
     struct http_head *head = &request->head;
     size_t stop = head->mark + HTTP_METHOD_MAXIMUM + 1u;
-    size_t position = skip_class(input->data, head->position,
-                                 stop < input->end ? stop : input->end, HTTP_BYTE_TOKEN);
+    size_t position = skip_class(input->data, head->position, stop < input->end ? stop : input->end,
+                                 HTTP_BYTE_TOKEN);
     if (position == stop) {
         return HTTP_HEAD_METHOD_TOO_LONG;
     }
@@ -431,8 +417,8 @@ static enum http_head_result parse_method(struct http_request_head *request,
     }
     request->method_offset = (uint16_t)head->mark;
     request->method_length = (uint16_t)(position - head->mark);
-    request->method = (uint8_t)http_method_identify(
-        view_make(input->data + head->mark, position - head->mark));
+    request->method =
+        (uint8_t)http_method_identify(view_make(input->data + head->mark, position - head->mark));
     if (request->method == HTTP_METHOD_UNKNOWN || request->method == HTTP_METHOD_CONNECT ||
         request->method == HTTP_METHOD_TRACE) {
         request->objection = HTTP_HEAD_METHOD_UNKNOWN;
@@ -447,8 +433,8 @@ static enum http_head_result parse_target(struct http_request_head *request,
 {
     struct http_head *head = &request->head;
     size_t stop = head->mark + HTTP_TARGET_MAXIMUM + 1u;
-    size_t position = skip_class(input->data, head->position,
-                                 stop < input->end ? stop : input->end, HTTP_BYTE_TARGET);
+    size_t position = skip_class(input->data, head->position, stop < input->end ? stop : input->end,
+                                 HTTP_BYTE_TARGET);
     if (position == stop) {
         return HTTP_HEAD_TARGET_TOO_LONG;
     }
@@ -479,8 +465,8 @@ static enum http_head_result match(struct http_head *head, const struct input *i
             return starve(head, input, head->mark);
         }
         char byte = input->data[position];
-        bool fits = pattern.data[i] == '0' ? http_byte_is(byte, HTTP_BYTE_DIGIT)
-                                           : byte == pattern.data[i];
+        bool fits =
+            pattern.data[i] == '0' ? http_byte_is(byte, HTTP_BYTE_DIGIT) : byte == pattern.data[i];
         if (!fits) {
             bool behind_cr = i > 0 && pattern.data[i - 1] == '\r';
             return behind_cr ? HTTP_HEAD_BARE_CR : refuse(head, input, position, otherwise);
@@ -572,14 +558,14 @@ enum http_head_result http_request_parse(struct http_request_head *request, cons
             head->keep_alive = head->keep_alive && request->method != HTTP_METHOD_CONNECT;
             return result;
         }
-        result = take_request_field(
-            request, field, view_make(data + field->value_offset, field->value_length));
+        result = take_request_field(request, field,
+                                    view_make(data + field->value_offset, field->value_length));
         keep_field(head, field);
     }
     return result;
 }
 
-/* ---- responses --------------------------------------------------------------------------------- */
+/* ---- responses ------------------------------------------------------------------------------- */
 
 void http_response_begin(struct http_response_head *response, enum http_method request_method)
 {
@@ -672,8 +658,8 @@ enum http_head_result http_response_parse(struct http_response_head *response, c
         if (field == NULL) {
             return settle_response(response);
         }
-        result = take_response_field(
-            response, field, view_make(data + field->value_offset, field->value_length));
+        result = take_response_field(response, field,
+                                     view_make(data + field->value_offset, field->value_length));
         keep_field(head, field);
     }
     return result;

@@ -20,10 +20,10 @@ struct scan {
     const char *end;
     unsigned flags;
     unsigned depth;
-    bool in_object; /* kind of the innermost container */
+    bool in_object;  /* kind of the innermost container */
     bool has_escape; /* of the last string */
     enum expectation expectation;
-    const char *value;        /* where the value of a member of the outermost object begins */
+    const char *value; /* where the value of a member of the outermost object begins */
     enum json_type value_type;
     struct json_member *current; /* that member, when it is wanted */
     struct json_member *members;
@@ -48,14 +48,13 @@ static void skip_white(struct scan *scan)
         }
         scan->at++;
         /* Indentation. */
-        while (scan->end - scan->at >= 8 &&
-               load_chunk(scan->at) == UINT64_C(0x2020202020202020)) {
+        while (scan->end - scan->at >= 8 && load_chunk(scan->at) == UINT64_C(0x2020202020202020)) {
             scan->at += 8;
         }
     }
 }
 
-/* ---- strings ----------------------------------------------------------------------------------- */
+/* ---- strings --------------------------------------------------------------------------------- */
 
 /* Moves over eight bytes at a time as long as none of them ends the string or needs a look. */
 static const char *skip_plain_text(const char *at, const char *end, bool any_high)
@@ -168,7 +167,7 @@ static enum json_scan_result skip_string(struct scan *scan)
     }
 }
 
-/* ---- numbers and words ------------------------------------------------------------------------- */
+/* ---- numbers and words ----------------------------------------------------------------------- */
 
 /* One or more digits. */
 static enum json_scan_result skip_digits(struct scan *scan)
@@ -246,7 +245,7 @@ static enum json_scan_result skip_number(struct scan *scan)
     return result;
 }
 
-/* ---- structure --------------------------------------------------------------------------------- */
+/* ---- structure ------------------------------------------------------------------------------- */
 
 /* A value of the outermost object is whole. */
 static void end_value(struct scan *scan)
@@ -305,12 +304,8 @@ static enum json_scan_result scan_value(struct scan *scan)
         note_value(scan, JSON_STRING);
         result = skip_string(scan);
         break;
-    case '{':
-        note_value(scan, JSON_OBJECT);
-        return begin_container(scan, true);
-    case '[':
-        note_value(scan, JSON_ARRAY);
-        return begin_container(scan, false);
+    case '{': note_value(scan, JSON_OBJECT); return begin_container(scan, true);
+    case '[': note_value(scan, JSON_ARRAY); return begin_container(scan, false);
     case 't':
         note_value(scan, JSON_TRUE);
         result = skip_word(scan, VIEW("true"));
@@ -407,16 +402,14 @@ static enum json_scan_result scan_one(struct scan *scan)
             return JSON_SCAN_OK;
         }
         return scan_value(scan);
-    case EXPECT_VALUE:
-        return scan_value(scan);
+    case EXPECT_VALUE: return scan_value(scan);
     case EXPECT_NAME_OR_END:
         if (*scan->at == '}') {
             end_container(scan);
             return JSON_SCAN_OK;
         }
         return scan_name(scan);
-    case EXPECT_NAME:
-        return scan_name(scan);
+    case EXPECT_NAME: return scan_name(scan);
     case EXPECT_COLON:
         if (*scan->at != ':') {
             return JSON_SCAN_BAD;
@@ -424,8 +417,7 @@ static enum json_scan_result scan_one(struct scan *scan)
         scan->at++;
         scan->expectation = EXPECT_VALUE;
         return JSON_SCAN_OK;
-    case EXPECT_AFTER:
-        return scan_after(scan);
+    case EXPECT_AFTER: return scan_after(scan);
     }
     return JSON_SCAN_BAD;
 }
@@ -435,9 +427,9 @@ static enum json_scan_result scan_all(struct scan *scan)
     for (;;) {
         skip_white(scan);
         if (scan->at == scan->end) {
-            return scan->depth > 0                            ? JSON_SCAN_CUT
-                   : scan->expectation == EXPECT_AFTER        ? JSON_SCAN_OK
-                                                              : JSON_SCAN_EMPTY;
+            return scan->depth > 0                     ? JSON_SCAN_CUT
+                   : scan->expectation == EXPECT_AFTER ? JSON_SCAN_OK
+                                                       : JSON_SCAN_EMPTY;
         }
         enum json_scan_result result = scan_one(scan);
         if (result != JSON_SCAN_OK) {
@@ -473,8 +465,7 @@ enum json_scan_result json_scan(struct view text, unsigned flags, struct json_me
 
 bool json_member_plain_string(const struct json_member *member, struct view *text)
 {
-    if (member->type != JSON_STRING ||
-        view_find_byte(member->value, '\\') < member->value.length) {
+    if (member->type != JSON_STRING || view_find_byte(member->value, '\\') < member->value.length) {
         return false;
     }
     *text = view_make(member->value.data + 1, member->value.length - 2);
@@ -484,20 +475,13 @@ bool json_member_plain_string(const struct json_member *member, struct view *tex
 struct view json_scan_detail(enum json_scan_result result)
 {
     switch (result) {
-    case JSON_SCAN_OK:
-        return VIEW("The text is JSON.");
-    case JSON_SCAN_EMPTY:
-        return VIEW("The body is empty where JSON was expected.");
-    case JSON_SCAN_CUT:
-        return VIEW("The JSON text ends too early.");
-    case JSON_SCAN_BAD:
-        return VIEW("The body is not valid JSON.");
-    case JSON_SCAN_TOO_DEEP:
-        return VIEW("The JSON text is nested more than 512 levels deep.");
-    case JSON_SCAN_NOT_UTF8:
-        return VIEW("The JSON text has a string that is not UTF-8.");
-    case JSON_SCAN_TRAILING:
-        return VIEW("Something follows the JSON text.");
+    case JSON_SCAN_OK: return VIEW("The text is JSON.");
+    case JSON_SCAN_EMPTY: return VIEW("The body is empty where JSON was expected.");
+    case JSON_SCAN_CUT: return VIEW("The JSON text ends too early.");
+    case JSON_SCAN_BAD: return VIEW("The body is not valid JSON.");
+    case JSON_SCAN_TOO_DEEP: return VIEW("The JSON text is nested more than 512 levels deep.");
+    case JSON_SCAN_NOT_UTF8: return VIEW("The JSON text has a string that is not UTF-8.");
+    case JSON_SCAN_TRAILING: return VIEW("Something follows the JSON text.");
     }
     return VIEW("");
 }

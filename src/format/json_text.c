@@ -33,21 +33,11 @@ static void append_escaped(struct builder *builder, unsigned char byte)
 {
     static const char hex[] = "0123456789abcdef";
     switch (byte) {
-    case '"':
-        builder_append(builder, VIEW("\\\""));
-        return;
-    case '\\':
-        builder_append(builder, VIEW("\\\\"));
-        return;
-    case '\n':
-        builder_append(builder, VIEW("\\n"));
-        return;
-    case '\r':
-        builder_append(builder, VIEW("\\r"));
-        return;
-    case '\t':
-        builder_append(builder, VIEW("\\t"));
-        return;
+    case '"': builder_append(builder, VIEW("\\\"")); return;
+    case '\\': builder_append(builder, VIEW("\\\\")); return;
+    case '\n': builder_append(builder, VIEW("\\n")); return;
+    case '\r': builder_append(builder, VIEW("\\r")); return;
+    case '\t': builder_append(builder, VIEW("\\t")); return;
     default: {
         char text[6] = {'\\', 'u', '0', '0', hex[byte >> 4], hex[byte & 15]};
         builder_append(builder, view_make(text, sizeof text));
@@ -83,9 +73,10 @@ void json_text_append_string(struct builder *builder, struct view text)
     builder_append_byte(builder, '"');
 }
 
-/* ---- reading ----------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
-/* The UTF-16 code unit of the \uXXXX that `text` begins with, and its length 6; 0 when it doesn't. */
+/* The UTF-16 code unit of the \uXXXX that `text` begins with, and its length 6; 0 when it doesn't.
+ */
 static size_t read_code_unit(struct view text, uint32_t *unit)
 {
     uint8_t bytes[2];
@@ -151,8 +142,8 @@ static size_t read_escape(struct view *text, char *out)
     return encode_utf8(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00), out);
 }
 
-/* The next character of a string's inside into `out` (4 bytes), and how many bytes it has; 0 when it
- * is malformed. `text` isn't empty and moves behind it. */
+/* The next character of a string's inside into `out` (4 bytes), and how many bytes it has; 0 when
+ * it is malformed. `text` isn't empty and moves behind it. */
 static size_t read_character(struct view *text, char *out)
 {
     unsigned char byte = (unsigned char)text->data[0];

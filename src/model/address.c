@@ -114,7 +114,7 @@ bool address_in_network(const struct address *address, const struct address_netw
            bits_equal(address->bytes, network->bytes, network->prefix);
 }
 
-/* ---- text -------------------------------------------------------------------------------------- */
+/* ---- text ------------------------------------------------------------------------------------ */
 
 /* The digits of a number below 100,000. */
 static size_t put_number(char *text, unsigned number)
@@ -157,8 +157,7 @@ static size_t put_host(char *text, unsigned family, const uint8_t *bytes)
         return put_ipv4(text, bytes);
     }
     char string[INET6_ADDRSTRLEN];
-    if (inet_ntop(AF_INET6, bytes, string, sizeof string) ==
-        NULL) {
+    if (inet_ntop(AF_INET6, bytes, string, sizeof string) == NULL) {
         return 0;
     }
     size_t length = strlen(string);
@@ -209,12 +208,9 @@ struct view address_key(const struct address *address, uint8_t *key)
 struct view address_detail(enum address_result result)
 {
     switch (result) {
-    case ADDRESS_OK:
-        return VIEW("the network is well-formed");
-    case ADDRESS_BAD:
-        return VIEW("not an IPv4 or IPv6 address");
-    case ADDRESS_PREFIX_BAD:
-        return VIEW("the prefix must be 0 to 32 (IPv4) or 0 to 128 (IPv6)");
+    case ADDRESS_OK: return VIEW("the network is well-formed");
+    case ADDRESS_BAD: return VIEW("not an IPv4 or IPv6 address");
+    case ADDRESS_PREFIX_BAD: return VIEW("the prefix must be 0 to 32 (IPv4) or 0 to 128 (IPv6)");
     case ADDRESS_HOST_BITS_SET:
         return VIEW("bits behind the prefix are set; write the network's first address");
     }

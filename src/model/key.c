@@ -10,41 +10,40 @@
 
 static const char base62[] = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/* ---- CRC-32 ------------------------------------------------------------------------------------ */
+/* ---- CRC-32 ---------------------------------------------------------------------------------- */
 
 /* The CRC of each byte, alone and with one, two and three zero bytes behind it ("slicing by 4": a
  * byte at a time costs 0.2 us a key). CRCs are linear, so that a table follows from its entries for
- * single bits, and the compiler can write it down; tests/unit/test_key.c computes CRCs bit by bit. */
+ * single bits, and the compiler can write it down; tests/unit/test_key.c computes CRCs bit by bit.
+ */
 #define BIT(n, bit, value) ((((n) >> (bit)) & 1u) * (value))
-#define TABLE_0(n) \
-    (BIT(n, 0, 0x77073096u) ^ BIT(n, 1, 0xee0e612cu) ^ \
-     BIT(n, 2, 0x076dc419u) ^ BIT(n, 3, 0x0edb8832u) ^ \
-     BIT(n, 4, 0x1db71064u) ^ BIT(n, 5, 0x3b6e20c8u) ^ \
+#define TABLE_0(n)                                                                                 \
+    (BIT(n, 0, 0x77073096u) ^ BIT(n, 1, 0xee0e612cu) ^ BIT(n, 2, 0x076dc419u) ^                    \
+     BIT(n, 3, 0x0edb8832u) ^ BIT(n, 4, 0x1db71064u) ^ BIT(n, 5, 0x3b6e20c8u) ^                    \
      BIT(n, 6, 0x76dc4190u) ^ BIT(n, 7, 0xedb88320u))
-#define TABLE_1(n) \
-    (BIT(n, 0, 0x191b3141u) ^ BIT(n, 1, 0x32366282u) ^ \
-     BIT(n, 2, 0x646cc504u) ^ BIT(n, 3, 0xc8d98a08u) ^ \
-     BIT(n, 4, 0x4ac21251u) ^ BIT(n, 5, 0x958424a2u) ^ \
+#define TABLE_1(n)                                                                                 \
+    (BIT(n, 0, 0x191b3141u) ^ BIT(n, 1, 0x32366282u) ^ BIT(n, 2, 0x646cc504u) ^                    \
+     BIT(n, 3, 0xc8d98a08u) ^ BIT(n, 4, 0x4ac21251u) ^ BIT(n, 5, 0x958424a2u) ^                    \
      BIT(n, 6, 0xf0794f05u) ^ BIT(n, 7, 0x3b83984bu))
-#define TABLE_2(n) \
-    (BIT(n, 0, 0x01c26a37u) ^ BIT(n, 1, 0x0384d46eu) ^ \
-     BIT(n, 2, 0x0709a8dcu) ^ BIT(n, 3, 0x0e1351b8u) ^ \
-     BIT(n, 4, 0x1c26a370u) ^ BIT(n, 5, 0x384d46e0u) ^ \
+#define TABLE_2(n)                                                                                 \
+    (BIT(n, 0, 0x01c26a37u) ^ BIT(n, 1, 0x0384d46eu) ^ BIT(n, 2, 0x0709a8dcu) ^                    \
+     BIT(n, 3, 0x0e1351b8u) ^ BIT(n, 4, 0x1c26a370u) ^ BIT(n, 5, 0x384d46e0u) ^                    \
      BIT(n, 6, 0x709a8dc0u) ^ BIT(n, 7, 0xe1351b80u))
-#define TABLE_3(n) \
-    (BIT(n, 0, 0xb8bc6765u) ^ BIT(n, 1, 0xaa09c88bu) ^ \
-     BIT(n, 2, 0x8f629757u) ^ BIT(n, 3, 0xc5b428efu) ^ \
-     BIT(n, 4, 0x5019579fu) ^ BIT(n, 5, 0xa032af3eu) ^ \
+#define TABLE_3(n)                                                                                 \
+    (BIT(n, 0, 0xb8bc6765u) ^ BIT(n, 1, 0xaa09c88bu) ^ BIT(n, 2, 0x8f629757u) ^                    \
+     BIT(n, 3, 0xc5b428efu) ^ BIT(n, 4, 0x5019579fu) ^ BIT(n, 5, 0xa032af3eu) ^                    \
      BIT(n, 6, 0x9b14583du) ^ BIT(n, 7, 0xed59b63bu))
 #define FOUR(table, n) table(n), table((n) + 1u), table((n) + 2u), table((n) + 3u)
-#define SIXTEEN(table, n) \
+#define SIXTEEN(table, n)                                                                          \
     FOUR(table, n), FOUR(table, (n) + 4u), FOUR(table, (n) + 8u), FOUR(table, (n) + 12u)
-#define SIXTY_FOUR(table, n) \
-    SIXTEEN(table, n), SIXTEEN(table, (n) + 16u), SIXTEEN(table, (n) + 32u), \
+#define SIXTY_FOUR(table, n)                                                                       \
+    SIXTEEN(table, n), SIXTEEN(table, (n) + 16u), SIXTEEN(table, (n) + 32u),                       \
         SIXTEEN(table, (n) + 48u)
-#define WHOLE(table) \
-    {SIXTY_FOUR(table, 0u), SIXTY_FOUR(table, 64u), SIXTY_FOUR(table, 128u), \
-     SIXTY_FOUR(table, 192u)}
+#define WHOLE(table)                                                                               \
+    {                                                                                              \
+        SIXTY_FOUR(table, 0u), SIXTY_FOUR(table, 64u), SIXTY_FOUR(table, 128u),                    \
+            SIXTY_FOUR(table, 192u)                                                                \
+    }
 
 static const uint32_t crc_tables[4][256] = {WHOLE(TABLE_0), WHOLE(TABLE_1), WHOLE(TABLE_2),
                                             WHOLE(TABLE_3)};
@@ -55,8 +54,8 @@ uint32_t key_crc32(struct view text)
     size_t left = text.length;
     uint32_t crc = UINT32_MAX;
     for (; left >= 4; left -= 4, at += 4) {
-        crc ^= (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 |
-               (uint32_t)at[3] << 24;
+        crc ^=
+            (uint32_t)at[0] | (uint32_t)at[1] << 8 | (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
         crc = crc_tables[3][crc & 255] ^ crc_tables[2][crc >> 8 & 255] ^
               crc_tables[1][crc >> 16 & 255] ^ crc_tables[0][crc >> 24];
     }
@@ -66,7 +65,7 @@ uint32_t key_crc32(struct view text)
     return ~crc;
 }
 
-/* ---- form -------------------------------------------------------------------------------------- */
+/* ---- form ------------------------------------------------------------------------------------ */
 
 static void put_checksum(struct view text, char *checksum)
 {
@@ -145,7 +144,7 @@ bool key_parse(struct view text, struct view *id)
     return true;
 }
 
-/* ---- hashes ------------------------------------------------------------------------------------ */
+/* ---- hashes ---------------------------------------------------------------------------------- */
 
 /* The algorithm is fetched once: to look it up by name at each hash costs more than the hash. */
 struct key_hasher {
@@ -186,7 +185,7 @@ bool key_hash(struct key_hasher *hasher, struct view text, uint8_t *hash)
            EVP_DigestFinal_ex(hasher->context, hash, NULL) == 1;
 }
 
-/* ---- new keys ---------------------------------------------------------------------------------- */
+/* ---- new keys -------------------------------------------------------------------------------- */
 
 /* Draws `count` characters. Bytes from 248 on are drawn again: 256 is no multiple of 62. */
 static bool draw(char *text, size_t count)

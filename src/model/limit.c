@@ -117,8 +117,8 @@ struct limit_decision limit_take(struct limit_charge *charges, size_t count, uin
 void limit_give_back(const struct limit_charge *charges, size_t count, uint64_t now_ns)
 {
     for (size_t i = 0; i < count; i++) {
-        /* The part of the charge that lies in the past is repaid; to subtract it again would pay for
-         * somebody else's request. */
+        /* The part of the charge that lies in the past is repaid; to subtract it again would pay
+         * for somebody else's request. */
         uint64_t left = debt_ns(charges[i].charged_ns, now_ns);
         uint64_t interval = charges[i].policy->interval_ns;
         atomic_fetch_sub_explicit(&charges[i].state->arrival_ns, left < interval ? left : interval,

@@ -5,14 +5,18 @@
 /* What an operation's URL looks like behind its name. */
 enum shape {
     SHAPE_ALONE,
-    SHAPE_JOB,          /* "/" job */
-    SHAPE_TAIL,         /* "/" tail */
-    SHAPE_MAYBE_TAIL,   /* nothing, or "/" tail */
+    SHAPE_JOB,        /* "/" job */
+    SHAPE_TAIL,       /* "/" tail */
+    SHAPE_MAYBE_TAIL, /* nothing, or "/" tail */
 };
 
-enum { METHOD_GET = 1 << HTTP_METHOD_GET, METHOD_HEAD = 1 << HTTP_METHOD_HEAD,
-       METHOD_POST = 1 << HTTP_METHOD_POST, METHOD_PUT = 1 << HTTP_METHOD_PUT,
-       METHOD_DELETE = 1 << HTTP_METHOD_DELETE };
+enum {
+    METHOD_GET = 1 << HTTP_METHOD_GET,
+    METHOD_HEAD = 1 << HTTP_METHOD_HEAD,
+    METHOD_POST = 1 << HTTP_METHOD_POST,
+    METHOD_PUT = 1 << HTTP_METHOD_PUT,
+    METHOD_DELETE = 1 << HTTP_METHOD_DELETE
+};
 
 /* The whole surface on one page. GET and POST for reads: the Go SDK sends POST (contract 1.1). */
 static const struct {
@@ -32,13 +36,11 @@ static const struct {
                            METHOD_GET | METHOD_POST, VIEW_INIT("GET, POST")},
     [ROUTE_STREAM] = {VIEW_INIT("stream"), SHAPE_JOB, true, false, METHOD_GET | METHOD_POST,
                       VIEW_INIT("GET, POST")},
-    [ROUTE_CANCEL] = {VIEW_INIT("cancel"), SHAPE_JOB, false, false, METHOD_POST,
-                      VIEW_INIT("POST")},
+    [ROUTE_CANCEL] = {VIEW_INIT("cancel"), SHAPE_JOB, false, false, METHOD_POST, VIEW_INIT("POST")},
     [ROUTE_RETRY] = {VIEW_INIT("retry"), SHAPE_JOB, false, false, METHOD_POST, VIEW_INIT("POST")},
     [ROUTE_PURGE_QUEUE] = {VIEW_INIT("purge-queue"), SHAPE_ALONE, false, false, METHOD_POST,
                            VIEW_INIT("POST")},
-    [ROUTE_HEALTH] = {VIEW_INIT("health"), SHAPE_ALONE, false, false, METHOD_GET,
-                      VIEW_INIT("GET")},
+    [ROUTE_HEALTH] = {VIEW_INIT("health"), SHAPE_ALONE, false, false, METHOD_GET, VIEW_INIT("GET")},
     [ROUTE_REQUESTS] = {VIEW_INIT("requests"), SHAPE_ALONE, false, true, METHOD_GET,
                         VIEW_INIT("GET")},
     [ROUTE_BATCH] = {VIEW_INIT("batch"), SHAPE_MAYBE_TAIL, false, true,
@@ -50,7 +52,7 @@ static const struct {
                       VIEW_INIT("GET, HEAD")},
 };
 
-/* ---- path -------------------------------------------------------------------------------------- */
+/* ---- path ------------------------------------------------------------------------------------ */
 
 /* Takes one or more "/" and the segment behind them off the path. False at the path's end; a path
  * that ends with "/" ends with an empty segment. */
@@ -110,8 +112,7 @@ static bool parse_rest(struct view path, struct route *route)
 {
     struct view segment;
     switch (operations[route->operation].shape) {
-    case SHAPE_ALONE:
-        return path.length == 0;
+    case SHAPE_ALONE: return path.length == 0;
     case SHAPE_JOB:
         if (!next_segment(&path, &segment) || !route_job_valid(segment) || path.length > 0) {
             return false;
@@ -154,7 +155,7 @@ static bool parse_path(struct view path, struct route *route)
            parse_rest(path, route);
 }
 
-/* ---- query ------------------------------------------------------------------------------------- */
+/* ---- query ----------------------------------------------------------------------------------- */
 
 /* RFC 3986 section 3.4, and the square brackets that many clients leave as they are. */
 static bool query_valid(struct view query)
@@ -237,7 +238,7 @@ enum route_result route_parse(struct view target, struct route *route)
     return parse_query(view_skip(target, path_length + 1), route);
 }
 
-/* ---- about operations -------------------------------------------------------------------------- */
+/* ---- about operations ------------------------------------------------------------------------ */
 
 bool route_allows(enum route_operation operation, enum http_method method)
 {
@@ -262,18 +263,14 @@ bool route_has_job(enum route_operation operation)
 struct view route_detail(enum route_result result)
 {
     switch (result) {
-    case ROUTE_OK:
-        return VIEW("The route is known.");
-    case ROUTE_NOT_FOUND:
-        return VIEW("There is nothing at this path.");
+    case ROUTE_OK: return VIEW("The route is known.");
+    case ROUTE_NOT_FOUND: return VIEW("There is nothing at this path.");
     case ROUTE_WAIT_BAD:
         return VIEW("wait is invalid; it must be a number of milliseconds in digits.");
-    case ROUTE_WAIT_TWICE:
-        return VIEW("wait occurs more than once.");
+    case ROUTE_WAIT_TWICE: return VIEW("wait occurs more than once.");
     case ROUTE_TTL_BAD:
         return VIEW("ttl is invalid; it must be a number of milliseconds in digits.");
-    case ROUTE_TTL_TWICE:
-        return VIEW("ttl occurs more than once.");
+    case ROUTE_TTL_TWICE: return VIEW("ttl occurs more than once.");
     case ROUTE_QUERY_BAD:
         return VIEW("The query has a forbidden character or a broken percent-encoding.");
     }
@@ -290,8 +287,7 @@ static void append_number(struct builder *builder, struct view name, uint64_t nu
     *separator = '&';
 }
 
-void route_append_target(struct builder *builder, struct view base_path,
-                         const struct route *route)
+void route_append_target(struct builder *builder, struct view base_path, const struct route *route)
 {
     struct view tail = route->tail;
     struct view segment;

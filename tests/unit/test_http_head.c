@@ -5,7 +5,7 @@
 
 #include "format/http_head.h"
 
-/* ---- helpers ----------------------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 static enum http_head_result parse_in_pieces(struct http_request_head *request, struct view text,
                                              size_t piece)
@@ -68,7 +68,7 @@ static void expect_line(struct view line, enum http_head_result expected)
     builder_clear(&text);
 }
 
-/* ---- well-formed requests ---------------------------------------------------------------------- */
+/* ---- well-formed requests -------------------------------------------------------------------- */
 
 Test(http_head, takes_a_request_apart)
 {
@@ -222,7 +222,7 @@ Test(http_head, splits_absolute_form)
     }
 }
 
-/* ---- refused request lines --------------------------------------------------------------------- */
+/* ---- refused request lines ------------------------------------------------------------------- */
 
 Test(http_head, refuses_bad_request_lines)
 {
@@ -348,7 +348,7 @@ Test(http_head, refuses_methods_too_long_to_be_one_before_the_line_ends)
     free(method);
 }
 
-/* ---- refused fields ---------------------------------------------------------------------------- */
+/* ---- refused fields -------------------------------------------------------------------------- */
 
 Test(http_head, refuses_malformed_field_lines)
 {
@@ -497,7 +497,7 @@ Test(http_head, objects_without_losing_the_framing)
     }
 }
 
-/* ---- responses --------------------------------------------------------------------------------- */
+/* ---- responses ------------------------------------------------------------------------------- */
 
 static enum http_head_result parse_response(struct http_response_head *response, struct view text,
                                             enum http_method method)
@@ -632,7 +632,7 @@ Test(http_head, limits_response_heads_to_64_kib)
     builder_clear(&text);
 }
 
-/* ---- tables ------------------------------------------------------------------------------------ */
+/* ---- tables ---------------------------------------------------------------------------------- */
 
 Test(http_head, identifies_every_known_name_in_every_case)
 {
