@@ -353,7 +353,10 @@ static bool find_route(struct request *request)
     bool secure;
     struct view authority;
 
-    if (head->objection != HTTP_HEAD_OK) {
+    if (head->objection == HTTP_HEAD_ENCODED) {
+        /* Answered once the body is out of the way, so that the connection can go on. */
+        request->delayed_problem = PROBLEM_CONTENT_ENCODING;
+    } else if (head->objection != HTTP_HEAD_OK) {
         request_refuse_because(request, problem_of_status(http_head_status(head->objection)),
                                http_head_detail(head->objection), 0);
         return false;
@@ -381,7 +384,7 @@ static bool find_route(struct request *request)
         request_refuse(request, PROBLEM_METHOD_NOT_ALLOWED, 0);
         return false;
     }
-    if (result != ROUTE_OK) {
+    if (result != ROUTE_OK && request->delayed_problem == PROBLEM_BAD_REQUEST) {
         enum problem problem = result == ROUTE_WAIT_BAD || result == ROUTE_WAIT_TWICE
                                    ? PROBLEM_BAD_WAIT
                                : result == ROUTE_TTL_BAD || result == ROUTE_TTL_TWICE
@@ -392,6 +395,9 @@ static bool find_route(struct request *request)
     }
     return true;
 }
+
+/* A body that is read only to be thrown away may be so long. */
+enum { SKIPPED_BODY_BYTES = 64 * 1024 };
 
 /* ---- admit ----------------------------------------------------------------------------------- */
 
@@ -479,6 +485,10 @@ static void on_head(void *owner, struct inbound *inbound)
     if (!find_route(request) || !admit(request)) {
         return;
     }
+    if (request->delayed_problem == PROBLEM_CONTENT_ENCODING) {
+        connection_read_body(inbound->connection, SKIPPED_BODY_BYTES);
+        return;
+    }
     if (request->delayed_problem != PROBLEM_BAD_REQUEST) {
         request_refuse(request, request->delayed_problem, 0);
         return;
@@ -507,6 +517,10 @@ static void on_body_fault(void *owner, struct inbound *inbound, enum connection_
     };
     struct gateway *gateway = owner;
 
+    if (request_of(inbound)->delayed_problem != PROBLEM_BAD_REQUEST) {
+        request_refuse(request_of(inbound), request_of(inbound)->delayed_problem, 0);
+        return;
+    }
     if (fault == CONNECTION_BODY_TOO_LARGE) {
         metrics_add(gateway->metrics, METRIC_REFUSALS, METRIC_REFUSAL_BODY_TOO_LARGE, 0, 1);
     } else if (fault == CONNECTION_BODY_NO_MEMORY) {
@@ -536,6 +550,10 @@ static void on_body(void *owner, struct inbound *inbound, struct body *body)
 
     request->body = body;
     request_move_caller(request, CALLER_WAITING);
+    if (request->delayed_problem != PROBLEM_BAD_REQUEST) {
+        request_refuse(request, request->delayed_problem, 0);
+        return;
+    }
     if (operation->takes_json && !check_json(request)) {
         return;
     }
