@@ -9,9 +9,11 @@ import time
 
 
 def abort(sock):
-    """Ends a connection by RST."""
+    """Ends a connection by RST. A thread that waits in recv() holds the connection open, so it is
+    woken first, which by itself sends nothing."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.shutdown(socket.SHUT_RD)
     with contextlib.suppress(OSError):
         sock.close()
 

@@ -152,6 +152,15 @@ def test_file_that_is_no_socket_is_left_alone(lab, short_directory):
         assert file.read() == "data"
 
 
+@pytest.fixture
+def silent_upstream():
+    """The port of an upstream that takes connections and never answers."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(16)
+        yield silent.getsockname()[1]
+
+
 class Passing:
     """Passes a listening socket like systemd does."""
 
@@ -186,6 +195,27 @@ def test_passed_socket_refuses_nobody_across_a_restart(lab):
         waiting.send(HEAD)
         passing.launch()
         assert waiting.read_reply().status == 404
+    passing.socket.close()
+
+
+def test_drain_does_not_spin_on_callers_of_a_passed_socket(lab, silent_upstream):
+    gateway = lab.podgate(silent_upstream, {"drain_timeout": "5s"}, start=False)
+    passing = Passing(gateway)
+    passing.launch()
+    # A request without an answer holds the drain up.
+    held = gateway.connect()
+    held.send(wire.head("GET", "/v2/ep/health", gateway.key))
+    wait_until(lambda: gateway.metric("podgate_requests_in_flight") == 1)
+    gateway.signal(signal.SIGTERM)
+    wait_until(lambda: gateway.log_lines("draining"))
+    time.sleep(0.3)
+    with gateway.connect() as waiting:
+        waiting.send(HEAD)
+        before = gateway.cpu_seconds()
+        time.sleep(1)
+        assert gateway.cpu_seconds() - before < 0.3 * harness.PATIENCE
+    held.close()
+    gateway.wait()
     passing.socket.close()
 
 
