@@ -15,8 +15,8 @@
  * rights to say. */
 enum { CALLERS_SOCKET_MODE = 0666 };
 
-/* One listen entry. With one socket per worker each is that worker's to close; a shared one is
- * closed by the last that leaves. */
+/* One listen entry. With one socket per worker each is that worker's to close; a Unix socket is
+ * closed by the last that leaves it, a passed one with the set. */
 struct listening {
     const struct config_address *address;
     struct sockaddr_storage bound;
@@ -24,6 +24,7 @@ struct listening {
     struct listen_socket *sockets;
     size_t socket_count;
     bool shared;
+    bool passed; /* by systemd, which holds it too */
     _Atomic size_t users; /* workers that have not left a shared socket */
 };
 
@@ -108,6 +109,7 @@ static bool open_entry(struct listening *entry, size_t workers, struct socket_pa
     }
     entry->socket_count = count;
     entry->shared = shared;
+    entry->passed = given >= 0;
     atomic_init(&entry->users, workers);
     for (size_t i = 0; i < count; i++) {
         entry->sockets[i].descriptor = -1;
@@ -192,6 +194,11 @@ void listener_set_leave(struct listener_set *set, size_t index, size_t worker)
 
     if (!entry->shared) {
         listen_socket_close(&entry->sockets[worker]);
+    } else if (entry->passed) {
+        /* To the end: libevent's changelist tells epoll of a removed event only at the next turn, and
+         * a descriptor that is closed by then, while another process holds its socket, could never be
+         * removed from the epoll set any more. The loop would spin on each caller that comes. */
+        return;
     } else if (atomic_fetch_sub(&entry->users, 1) == 1) {
         listen_socket_close(&entry->sockets[0]);
     }
