@@ -361,6 +361,11 @@ static void start_question(struct resolver *resolver)
 
 /* ---- the resolver */
 
+/* What evdns would write to standard error; log_outcome() says what matters, in podgate's form. */
+static void drop_words(UNUSED int is_warning, UNUSED const char *words)
+{
+}
+
 static void on_changed(UNUSED evutil_socket_t descriptor, UNUSED short what, void *argument)
 {
     struct resolver *resolver = argument;
@@ -415,6 +420,7 @@ struct resolver *resolver_create(struct loop *loop, const struct resolver_settin
     if (!resolver) {
         return NULL;
     }
+    evdns_set_log_fn(drop_words); /* process-wide; the same each time */
     resolver->loop = loop;
     resolver->log = log;
     resolver->on_changed = on_changed_function;

@@ -4,6 +4,7 @@
 
 #include <arpa/inet.h>
 #include <openssl/err.h>
+#include <openssl/pem.h>
 #include <openssl/x509v3.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -18,7 +19,7 @@ static const unsigned char alpn_http11[] = {8, 'h', 't', 't', 'p', '/', '1', '.'
 /* Writes "what "where": why", with OpenSSL's reason when `why` is NULL. */
 static void set_problem(char **problem, const char *what, struct view where, const char *why)
 {
-    unsigned long code = ERR_peek_last_error();
+    unsigned long code = ERR_peek_error(); /* the first is the cause, those behind it follow */
     struct builder text;
     size_t length;
 
@@ -98,10 +99,12 @@ static void make_index(void)
     server_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_server);
 }
 
-/* Never asks at the terminal for the password of an encrypted key. */
-static int refuse_password(UNUSED char *room, UNUSED int size, UNUSED int writing,
-                           UNUSED void *argument)
+/* Never asks at the terminal for the password of an encrypted key; notes that one is needed. */
+static int refuse_password(UNUSED char *room, UNUSED int size, UNUSED int writing, void *argument)
 {
+    bool *is_encrypted = argument;
+
+    *is_encrypted = true;
     return 0;
 }
 
@@ -240,6 +243,48 @@ static bool add_names(struct tls_server *server, size_t context, const struct co
     return true;
 }
 
+static bool load_certificate(SSL_CTX *context, struct view path, char **problem)
+{
+    unsigned long code;
+
+    if (SSL_CTX_use_certificate_chain_file(context, path.data) == 1) {
+        return true;
+    }
+    code = ERR_peek_error();
+    set_problem(problem, "tls certificate", path,
+                ERR_GET_LIB(code) == ERR_LIB_PEM && ERR_GET_REASON(code) == PEM_R_NO_START_LINE
+                    ? "it holds no certificate in PEM form"
+                    : NULL);
+    return false;
+}
+
+static bool load_key(SSL_CTX *context, struct view path, char **problem)
+{
+    bool is_encrypted = false;
+    unsigned long code;
+    int result;
+
+    SSL_CTX_set_default_passwd_cb(context, refuse_password);
+    SSL_CTX_set_default_passwd_cb_userdata(context, &is_encrypted);
+    result = SSL_CTX_use_PrivateKey_file(context, path.data, SSL_FILETYPE_PEM);
+    SSL_CTX_set_default_passwd_cb_userdata(context, NULL);
+    if (result == 1) {
+        return true;
+    }
+    code = ERR_peek_error();
+    if (is_encrypted) {
+        set_problem(problem, "tls key", path, "it is encrypted, expected a key without password");
+    } else if (ERR_GET_LIB(code) == ERR_LIB_X509 &&
+               ERR_GET_REASON(code) == X509_R_KEY_VALUES_MISMATCH) {
+        set_problem(problem, "tls key", path, "it does not belong to the certificate beside it");
+    } else if (ERR_SYSTEM_ERROR(code)) {
+        set_problem(problem, "tls key", path, NULL);
+    } else {
+        set_problem(problem, "tls key", path, "it holds no private key in PEM form");
+    }
+    return false;
+}
+
 /* One context with the section's certificate and key. NULL with `*problem`. */
 static SSL_CTX *create_context(const struct config_tls *section, char **problem)
 {
@@ -248,34 +293,19 @@ static SSL_CTX *create_context(const struct config_tls *section, char **problem)
     ERR_clear_error();
     if (!context || !set_common(context)) {
         set_problem(problem, "tls", view_make(NULL, 0), NULL);
-        goto fail;
+        SSL_CTX_free(context);
+        return NULL;
     }
-    SSL_CTX_set_default_passwd_cb(context, refuse_password);
     /* Tickets resume sessions, on any worker; nothing is kept here. */
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_alpn_select_cb(context, choose_protocol, NULL);
-    if (SSL_CTX_use_certificate_chain_file(context, section->certificate.data) != 1) {
-        set_problem(problem, "tls certificate", section->certificate, NULL);
-        goto fail;
-    }
-    ERR_clear_error();
-    if (SSL_CTX_use_PrivateKey_file(context, section->key.data, SSL_FILETYPE_PEM) != 1) {
-        unsigned long code = ERR_peek_last_error();
-
-        if (ERR_GET_LIB(code) == ERR_LIB_X509 &&
-            ERR_GET_REASON(code) == X509_R_KEY_VALUES_MISMATCH) {
-            set_problem(problem, "tls key", section->key,
-                        "it does not belong to the certificate beside it");
-        } else {
-            set_problem(problem, "tls key", section->key, NULL);
-        }
-        goto fail;
+    if (!load_certificate(context, section->certificate, problem) ||
+        !load_key(context, section->key, problem)) {
+        SSL_CTX_free(context);
+        return NULL;
     }
     ERR_clear_error();
     return context;
-fail:
-    SSL_CTX_free(context);
-    return NULL;
 }
 
 /* Loads sections 1.. and all names; the first context owns `server` by now. */
