@@ -1,4 +1,4 @@
-/* What connection.c (reading), connection_send.c (answers) and front.c (all of one worker) share. */
+/* What connection.c (life), connection_read.c (requests), connection_send.c (answers) and front.c (all of one worker) share. */
 #ifndef PODGATE_NET_CONNECTION_PRIVATE_H
 #define PODGATE_NET_CONNECTION_PRIVATE_H
 
@@ -104,6 +104,18 @@ void connection_on_closed(evutil_socket_t descriptor, short what, void *argument
 
 /* Closes at once; tells the handler when a request was pending and `tell`. */
 void connection_close(struct connection *connection, bool tell);
+
+/* Reads once from the transport and works through what came. */
+enum transport_result connection_read_once(struct connection *connection);
+
+/* Works through what was received and not used yet. */
+void connection_process_stash(struct connection *connection);
+
+/* Answers a head that ends the connection, through the handler. */
+void connection_refuse_head(struct connection *connection, unsigned status, struct view detail);
+
+/* Ends the reading of a body that can't be had, through the handler. */
+void connection_refuse_body(struct connection *connection, enum connection_body_fault fault);
 
 /* A deadline has passed. */
 void connection_on_deadline(struct connection *connection, uint64_t now_ms);
