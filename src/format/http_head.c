@@ -32,14 +32,6 @@ enum http_head_result http_head_refuse(struct http_head *head, const struct http
     return otherwise;
 }
 
-size_t http_head_skip_class(const char *data, size_t position, size_t stop, unsigned class)
-{
-    while (position < stop && http_byte_is(data[position], class)) {
-        position++;
-    }
-    return position;
-}
-
 /* The same for HTTP_BYTE_TOKEN in names, which are nearly all letters and hyphens: these are looked
  * for eight at a time, and only what is left goes through the table. */
 static size_t skip_name(const char *data, size_t position, size_t stop)
@@ -72,20 +64,23 @@ size_t http_head_skip_value(const char *data, size_t position, size_t stop)
 {
     const uint64_t ones = UINT64_C(0x0101010101010101);
     const uint64_t highs = UINT64_C(0x8080808080808080);
-    while (stop - position >= 8) {
+    while (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ && stop - position >= 8) {
         uint64_t chunk;
         memcpy(&chunk, data + position, sizeof chunk);
-        uint64_t below_space = (chunk - ones * 0x20) & ~chunk;
-        uint64_t with_delete_as_zero = chunk ^ ones * 0x7f;
-        uint64_t deletes = (with_delete_as_zero - ones) & ~with_delete_as_zero;
-        if (((below_space | deletes) & highs) != 0) {
-            /* Maybe a tab only, which is allowed. */
-            size_t next = http_head_skip_class(data, position, position + 8, HTTP_BYTE_VALUE);
-            if (next < position + 8) {
-                return next;
-            }
+        uint64_t controls = (chunk - ones * 0x20) & ~chunk;
+        uint64_t delete_as_zero = chunk ^ ones * 0x7f;
+        uint64_t deletes = (delete_as_zero - ones) & ~delete_as_zero;
+        uint64_t marks = (controls | deletes) & highs;
+        if (marks == 0) {
+            position += 8;
+            continue;
         }
-        position += 8;
+        /* The lowest mark is exact; those above it may come from a borrow. */
+        position += (size_t)__builtin_ctzll(marks) / 8;
+        if (data[position] != '\t') {
+            return position;
+        }
+        position++;
     }
     return http_head_skip_class(data, position, stop, HTTP_BYTE_VALUE);
 }

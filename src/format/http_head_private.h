@@ -58,7 +58,14 @@ MUST_CHECK enum http_head_result http_head_match(struct http_head *head,
 MUST_CHECK bool http_head_settle_version(struct http_head *head, const char *data);
 
 /* Index of the first byte from `position` on that isn't of the class, `stop` at most. */
-size_t http_head_skip_class(const char *data, size_t position, size_t stop, unsigned class);
+static inline size_t http_head_skip_class(const char *data, size_t position, size_t stop,
+                                          unsigned class)
+{
+    while (position < stop && http_byte_is(data[position], class)) {
+        position++;
+    }
+    return position;
+}
 
 /* The same for HTTP_BYTE_VALUE, eight bytes at a time: values are most of a head. */
 size_t http_head_skip_value(const char *data, size_t position, size_t stop);
