@@ -25,8 +25,8 @@ struct sim {
     struct sim_faults *faults;
     struct sim_queue *queue;
     TAILQ_HEAD(delivery_list, delivery) deliveries; /* sim_webhook.c */
-    struct event *front_timer; /* sim_control.c: front=down */
-    int64_t front_down_ms;     /* still to come; -1: it is down, up again is next */
+    struct event *front_timer;                      /* sim_control.c: front=down */
+    int64_t front_down_ms; /* still to come; -1: it is down, up again is next */
 };
 
 #endif

@@ -167,16 +167,17 @@ static void write_time(struct evbuffer *out, const char *name, int64_t wall_ms)
     month += month < 10 ? 3 : -9;
     int64_t year = year_of_era + era * 400 + (month <= 2 ? 1 : 0);
     evbuffer_add_printf(out,
-        ",\"%s\":\"%04" PRId64 "-%02" PRId64 "-%02" PRId64 "T%02" PRId64 ":%02" PRId64 ":%02" PRId64
-        "Z\"",
-        name, year, month, day, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+                        ",\"%s\":\"%04" PRId64 "-%02" PRId64 "-%02" PRId64 "T%02" PRId64
+                        ":%02" PRId64 ":%02" PRId64 "Z\"",
+                        name, year, month, day, seconds / 3600 % 24, seconds / 60 % 60,
+                        seconds % 60);
 }
 
 static void write_request(struct evbuffer *out, const struct batch_request *request)
 {
     enum job_state state = state_of(request);
-    evbuffer_add_printf(
-        out, "{\"id\":\"%s\",\"status\":\"%s\"", request->id, job_state_name(state));
+    evbuffer_add_printf(out, "{\"id\":\"%s\",\"status\":\"%s\"", request->id,
+                        job_state_name(state));
     if (request->output) {
         evbuffer_add_printf(out, ",\"output\":");
         blob_append(out, request->output);
@@ -193,7 +194,7 @@ static void write_request(struct evbuffer *out, const struct batch_request *requ
 }
 
 static void write_summary(struct evbuffer *out, const struct endpoint *endpoint,
-    const struct batch *batch)
+                          const struct batch *batch)
 {
     int64_t running = 0;
     int64_t completed = 0;
@@ -213,18 +214,19 @@ static void write_summary(struct evbuffer *out, const struct endpoint *endpoint,
         evbuffer_add(out, ",", 1);
     }
     evbuffer_add_printf(out,
-        "\"status\":\"%s\",\"requestTotal\":%" PRId64 ",\"requestInProgress\":%" PRId64
-        ",\"requestCompleted\":%" PRId64 ",\"requestFailed\":%" PRId64 ",\"createdAt\":%" PRId64 "}",
-        state_name(batch->state), batch->count, running, completed, failed,
-        batch->created_wall_ms);
+                        "\"status\":\"%s\",\"requestTotal\":%" PRId64
+                        ",\"requestInProgress\":%" PRId64 ",\"requestCompleted\":%" PRId64
+                        ",\"requestFailed\":%" PRId64 ",\"createdAt\":%" PRId64 "}",
+                        state_name(batch->state), batch->count, running, completed, failed,
+                        batch->created_wall_ms);
 }
 
 static void reply_brief(struct exchange *exchange, const struct batch *batch)
 {
     struct evbuffer *body = evbuffer_new();
     if (body)
-        evbuffer_add_printf(
-            body, "{\"id\":\"%s\",\"status\":\"%s\"}", batch->id, state_name(batch->state));
+        evbuffer_add_printf(body, "{\"id\":\"%s\",\"status\":\"%s\"}", batch->id,
+                            state_name(batch->state));
     reply(exchange, body);
 }
 
@@ -250,7 +252,8 @@ static bool append(struct exchange *exchange, struct batch *batch, struct sim_te
     while (sim_json_next(array, &cursor, NULL, &element)) {
         struct submission submission;
         if (submission_read(&submission, element, JOB_KIND_RUN) != SUBMISSION_OK) {
-            exchange_reply_json(exchange, 400, "{\"error\":\"each request needs an input object\"}");
+            exchange_reply_json(exchange, 400,
+                                "{\"error\":\"each request needs an input object\"}");
             return false;
         }
         if (batch->count == REQUESTS_PER_BATCH || !request_add(batch, element)) {
@@ -284,7 +287,7 @@ static void create_batch(struct batch_list *list, struct exchange *exchange)
     int active = 0;
     struct batch *batch;
     TAILQ_FOREACH(batch, list, link)
-        active += !is_done(batch);
+    active += !is_done(batch);
     if (active >= ACTIVE_BATCHES) {
         exchange_reply_json(exchange, 400, "{\"error\":\"at most 10 active batches\"}");
         return;
@@ -308,7 +311,7 @@ static void create_batch(struct batch_list *list, struct exchange *exchange)
 }
 
 static void list_batches(struct endpoint *endpoint, struct batch_list *list,
-    struct exchange *exchange)
+                         struct exchange *exchange)
 {
     struct evbuffer *body = evbuffer_new();
     struct batch *batch;
@@ -326,7 +329,7 @@ static void list_batches(struct endpoint *endpoint, struct batch_list *list,
 }
 
 static void list_requests(const struct batch *batch, struct exchange *exchange,
-    const struct target *target)
+                          const struct target *target)
 {
     int64_t offset = target_query_integer(target, "offset", 0);
     int64_t limit = target_query_integer(target, "limit", PAGE_DEFAULT);
@@ -348,7 +351,8 @@ static void list_requests(const struct batch *batch, struct exchange *exchange,
             }
             index++;
         }
-        evbuffer_add_printf(body,
+        evbuffer_add_printf(
+            body,
             "],\"total\":%" PRId64 ",\"offset\":%" PRId64 ",\"limit\":%" PRId64 ",\"hasMore\":%s}",
             batch->count, offset, limit, offset + limit < batch->count ? "true" : "false");
     }
@@ -360,7 +364,7 @@ static void finalize(struct endpoint *endpoint, struct batch *batch, struct exch
     batch->state = BATCH_FINALIZED;
     struct batch_request *request;
     TAILQ_FOREACH(request, &batch->requests, link)
-        request_start(endpoint, request);
+    request_start(endpoint, request);
     reply_brief(exchange, batch);
 }
 
@@ -405,7 +409,7 @@ static struct batch_request *find_request(struct batch *batch, struct sim_text i
 }
 
 static void handle_one_request(struct batch *batch, struct exchange *exchange,
-    struct batch_request *request)
+                               struct batch_request *request)
 {
     struct evbuffer *body = evbuffer_new();
     if (!request) {
@@ -425,7 +429,7 @@ static void handle_one_request(struct batch *batch, struct exchange *exchange,
 }
 
 static void handle_batch(struct endpoint *endpoint, struct batch *batch, struct exchange *exchange,
-    const struct target *target)
+                         const struct target *target)
 {
     bool is_get = strcmp(exchange->method, "GET") == 0;
     bool is_post = strcmp(exchange->method, "POST") == 0;
@@ -457,8 +461,7 @@ static void handle_batch(struct endpoint *endpoint, struct batch *batch, struct 
     }
 }
 
-void batch_handle(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target)
+void batch_handle(struct endpoint *endpoint, struct exchange *exchange, const struct target *target)
 {
     struct batch_list *list = batches_of(endpoint);
     if (!list) {

@@ -9,7 +9,7 @@ struct target;
 
 /* Answers one request below /v2/{endpoint}/batch. */
 void batch_handle(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target);
+                  const struct target *target);
 
 /* Frees the endpoint's batches; their jobs are gone already. */
 void batch_forget_all(struct endpoint *endpoint);

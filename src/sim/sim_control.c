@@ -53,8 +53,8 @@ static void handle_fault(struct sim *sim, struct exchange *exchange, const struc
 {
     if (is_method(exchange, "POST")) {
         char problem[200] = "";
-        int64_t number = faults_add(
-            sim->faults, sim_text_trim(exchange->body), problem, sizeof problem);
+        int64_t number =
+            faults_add(sim->faults, sim_text_trim(exchange->body), problem, sizeof problem);
         if (number < 0)
             reply_problem(exchange, problem);
         else
@@ -78,7 +78,7 @@ static void handle_fault(struct sim *sim, struct exchange *exchange, const struc
 }
 
 static void handle_record(struct sim *sim, struct exchange *exchange, const struct target *target,
-    enum record_list list, const char *name)
+                          enum record_list list, const char *name)
 {
     if (is_method(exchange, "DELETE")) {
         int64_t count = record_count(sim->record, list);
@@ -104,12 +104,12 @@ static void handle_counters(struct sim *sim, struct exchange *exchange)
     const struct sim_http_counters *counters = sim_http_get_counters(sim->http);
     char json[300];
     snprintf(json, sizeof json,
-        "{\"bytesIn\":%" PRIu64 ",\"connections\":%" PRIu64 ",\"hangUps\":%" PRIu64
-        ",\"jobs\":%" PRId64 ",\"nowMs\":%" PRId64 ",\"requests\":%" PRIu64 ",\"runs\":%" PRId64
-        "}",
-        counters->bytes_in, counters->connections, counters->hang_ups,
-        record_count(sim->record, RECORD_JOBS), sim_clock_now_ms(&sim->clock), counters->requests,
-        record_count(sim->record, RECORD_RUNS));
+             "{\"bytesIn\":%" PRIu64 ",\"connections\":%" PRIu64 ",\"hangUps\":%" PRIu64
+             ",\"jobs\":%" PRId64 ",\"nowMs\":%" PRId64 ",\"requests\":%" PRIu64
+             ",\"runs\":%" PRId64 "}",
+             counters->bytes_in, counters->connections, counters->hang_ups,
+             record_count(sim->record, RECORD_JOBS), sim_clock_now_ms(&sim->clock),
+             counters->requests, record_count(sim->record, RECORD_RUNS));
     exchange_reply_json(exchange, 200, json);
 }
 

@@ -50,7 +50,7 @@ static bool id_is_valid(struct sim_text id)
     for (size_t i = 0; i < id.length; i++) {
         char byte = id.data[i];
         if (!((byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') ||
-                (byte >= '0' && byte <= '9') || byte == '-' || byte == '_'))
+              (byte >= '0' && byte <= '9') || byte == '-' || byte == '_'))
             return false;
     }
     return true;

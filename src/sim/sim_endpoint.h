@@ -16,7 +16,7 @@ struct endpoint_table {
 /* The endpoint of that id, made when it is new and allowed. NULL: not allowed, no valid id, or out
  * of memory. */
 MUST_CHECK struct endpoint *endpoint_get(struct endpoint_table *table, struct sim *sim,
-    struct sim_text id);
+                                         struct sim_text id);
 
 /* Steps through the table; `previous` NULL for the first. */
 struct endpoint *endpoint_next(struct endpoint_table *table, const struct endpoint *previous);

@@ -10,14 +10,16 @@
 #include <string.h>
 
 struct exchange *exchange_create(struct event_base *base, uint64_t *hang_ups,
-    struct evhttp_request *request)
+                                 struct evhttp_request *request)
 {
     static const struct {
         enum evhttp_cmd_type command;
         const char *name;
-    } methods[] = {{EVHTTP_REQ_GET, "GET"}, {EVHTTP_REQ_POST, "POST"}, {EVHTTP_REQ_PUT, "PUT"},
-        {EVHTTP_REQ_DELETE, "DELETE"}, {EVHTTP_REQ_HEAD, "HEAD"}, {EVHTTP_REQ_OPTIONS, "OPTIONS"},
-        {EVHTTP_REQ_PATCH, "PATCH"}, {EVHTTP_REQ_TRACE, "TRACE"}, {EVHTTP_REQ_CONNECT, "CONNECT"}};
+    } methods[] = {{EVHTTP_REQ_GET, "GET"},        {EVHTTP_REQ_POST, "POST"},
+                   {EVHTTP_REQ_PUT, "PUT"},        {EVHTTP_REQ_DELETE, "DELETE"},
+                   {EVHTTP_REQ_HEAD, "HEAD"},      {EVHTTP_REQ_OPTIONS, "OPTIONS"},
+                   {EVHTTP_REQ_PATCH, "PATCH"},    {EVHTTP_REQ_TRACE, "TRACE"},
+                   {EVHTTP_REQ_CONNECT, "CONNECT"}};
     struct exchange *exchange = calloc(1, sizeof *exchange);
     if (!exchange)
         return NULL;
@@ -92,7 +94,7 @@ static const char *reason_of(int status)
 }
 
 void exchange_reply(struct exchange *exchange, int status, const char *content_type,
-    struct evbuffer *body)
+                    struct evbuffer *body)
 {
     if (exchange->intercept) {
         exchange_intercept *intercept = exchange->intercept;
@@ -145,8 +147,8 @@ static void exchange_watch(struct exchange *exchange, exchange_gone *on_gone, vo
     evhttp_connection_set_closecb(exchange->connection, on_connection_closed, exchange);
     /* evhttp does not read while an answer is pending, so it would not notice a hang-up. */
     struct bufferevent *bufferevent = evhttp_connection_get_bufferevent(exchange->connection);
-    exchange->hang_up_watch = event_new(exchange->base, bufferevent_getfd(bufferevent),
-        EV_CLOSED, on_hang_up, exchange);
+    exchange->hang_up_watch =
+        event_new(exchange->base, bufferevent_getfd(bufferevent), EV_CLOSED, on_hang_up, exchange);
     if (exchange->hang_up_watch)
         event_add(exchange->hang_up_watch, NULL);
 }
@@ -157,7 +159,7 @@ void exchange_hold(struct exchange *exchange, exchange_gone *on_gone, void *argu
 }
 
 void exchange_stream_start(struct exchange *exchange, const char *content_type,
-    exchange_gone *on_gone, void *argument)
+                           exchange_gone *on_gone, void *argument)
 {
     exchange->streaming = true;
     exchange_add_field(exchange, "Content-Type", content_type);

@@ -86,7 +86,7 @@ static bool strikes_connections(enum fault_kind kind)
 static bool is_worker_operation(struct sim_text operation)
 {
     return (operation.length > 4 && memcmp(operation.data, "job-", 4) == 0) ||
-        sim_text_is(operation, "ping");
+           sim_text_is(operation, "ping");
 }
 
 /* Counts a match; true when it is this fault's turn. */
@@ -105,7 +105,7 @@ static bool take_turn(struct fault *fault)
 }
 
 struct fault *faults_match(struct sim_faults *faults, struct sim_text method,
-    const struct target *target, bool while_arriving)
+                           const struct target *target, bool while_arriving)
 {
     struct fault *fault;
     TAILQ_FOREACH(fault, &faults->list, link)
@@ -132,9 +132,9 @@ static enum accept_action on_accepted(void *argument)
     {
         if (!strikes_connections(fault->kind) || fault->kind == FAULT_REFUSE || !take_turn(fault))
             continue;
-        return fault->kind == FAULT_ACCEPT_RESET ? ACCEPT_RESET
-            : fault->kind == FAULT_ACCEPT_CLOSE  ? ACCEPT_CLOSE
-                                                 : ACCEPT_GARBAGE;
+        return fault->kind == FAULT_ACCEPT_RESET   ? ACCEPT_RESET
+               : fault->kind == FAULT_ACCEPT_CLOSE ? ACCEPT_CLOSE
+                                                   : ACCEPT_GARBAGE;
     }
     return ACCEPT_NORMAL;
 }
@@ -167,9 +167,9 @@ struct sim_faults *faults_create(struct event_base *base)
         return NULL;
     TAILQ_INIT(&faults->list);
     faults->hooks = (struct sim_http_hooks){.argument = faults,
-        .accepted = on_accepted,
-        .request_begun = on_request_begun,
-        .watching = &faults->watching};
+                                            .accepted = on_accepted,
+                                            .request_begun = on_request_begun,
+                                            .watching = &faults->watching};
     faults->reopen = evtimer_new(base, on_reopen, faults);
     if (faults->reopen)
         return faults;
@@ -303,7 +303,8 @@ static bool read_text(struct fault *fault, struct sim_text text, char *problem, 
             *value++ = '\0';
         good = set_key(fault, part, value ? value : "", &has_kind);
         if (!good)
-            snprintf(problem, bytes, "%s %s", has_kind ? "bad key or value:" : "unknown kind:", part);
+            snprintf(problem, bytes, "%s %s",
+                     has_kind ? "bad key or value:" : "unknown kind:", part);
     }
     free(copy);
     return good;
@@ -331,8 +332,8 @@ static bool read_json(struct fault *fault, struct sim_text text, char *problem, 
     while (sim_json_next(text, &cursor, &name, &raw)) {
         char *key = sim_json_string(name);
         char *value = plain_value(raw);
-        bool good = key && value &&
-            (strcmp(key, "kind") == 0 || set_key(fault, key, value, &has_kind));
+        bool good =
+            key && value && (strcmp(key, "kind") == 0 || set_key(fault, key, value, &has_kind));
         if (!good)
             snprintf(problem, bytes, "bad key or value: %s", key ? key : "");
         free(key);
@@ -374,7 +375,7 @@ static void begin(struct sim_faults *faults, struct fault *fault)
 }
 
 int64_t faults_add(struct sim_faults *faults, struct sim_text specification, char *problem,
-    size_t problem_bytes)
+                   size_t problem_bytes)
 {
     struct fault *fault = calloc(1, sizeof *fault);
     if (!fault) {
@@ -402,10 +403,10 @@ void faults_write(struct evbuffer *out, const struct sim_faults *faults)
     TAILQ_FOREACH(fault, &faults->list, link)
     {
         evbuffer_add_printf(out,
-            "%s{\"number\":%" PRId64 ",\"kind\":\"%s\",\"count\":%" PRId64 ",\"hits\":%" PRId64
-            ",\"operation\":",
-            fault == TAILQ_FIRST(&faults->list) ? "" : ",", fault->number, kind_name(fault->kind),
-            fault->count, fault->hits);
+                            "%s{\"number\":%" PRId64 ",\"kind\":\"%s\",\"count\":%" PRId64
+                            ",\"hits\":%" PRId64 ",\"operation\":",
+                            fault == TAILQ_FIRST(&faults->list) ? "" : ",", fault->number,
+                            kind_name(fault->kind), fault->count, fault->hits);
         sim_json_quote(out, fault->operation, strlen(fault->operation));
         evbuffer_add_printf(out, ",\"endpoint\":");
         sim_json_quote(out, fault->endpoint, strlen(fault->endpoint));

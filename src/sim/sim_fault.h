@@ -8,8 +8,8 @@
 #include <stdint.h>
 #include <sys/queue.h>
 
-#include "sim/sim_job.h"
 #include "sim/sim_http.h"
+#include "sim/sim_job.h"
 
 struct evbuffer;
 struct event_base;
@@ -82,7 +82,7 @@ const struct sim_http_hooks *faults_hooks(struct sim_faults *faults);
 
 /* Adds a fault from either form. Its number, or -1 with a message in `problem`. */
 MUST_CHECK int64_t faults_add(struct sim_faults *faults, struct sim_text specification,
-    char *problem, size_t problem_bytes);
+                              char *problem, size_t problem_bytes);
 
 /* Removes one fault, or all for number 0. Returns how many. */
 int64_t faults_remove(struct sim_faults *faults, int64_t number);
@@ -92,7 +92,7 @@ void faults_write(struct evbuffer *out, const struct sim_faults *faults);
 
 /* The fault that strikes this request, counted; NULL for none. Valid until faults_remove(). */
 struct fault *faults_match(struct sim_faults *faults, struct sim_text method,
-    const struct target *target, bool while_arriving);
+                           const struct target *target, bool while_arriving);
 
 /* The fault's value as a number, `otherwise` when it has none. */
 int64_t fault_number(const struct fault *fault, int64_t otherwise);

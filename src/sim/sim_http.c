@@ -118,8 +118,7 @@ static void on_connection_turn(evutil_socket_t unused, short what, void *argumen
 static void take_turn(struct connection *connection)
 {
     if (!connection->turn)
-        connection->turn =
-            event_new(connection->http->base, -1, 0, on_connection_turn, connection);
+        connection->turn = event_new(connection->http->base, -1, 0, on_connection_turn, connection);
     if (connection->turn)
         event_active(connection->turn, EV_TIMEOUT, 1);
 }
@@ -151,7 +150,8 @@ static void ask_request_fault(struct connection *connection)
     char *target_end = memchr(target, ' ', (size_t)(line_end - target));
     if (!target_end)
         return;
-    connection->reset_after = hooks->request_begun(hooks->argument,
+    connection->reset_after = hooks->request_begun(
+        hooks->argument,
         (struct sim_text){connection->head, (size_t)(method_end - connection->head)},
         (struct sim_text){target, (size_t)(target_end - target)});
 }
@@ -246,6 +246,13 @@ static struct bufferevent *on_new_secure(struct event_base *base, void *argument
     return connection_begin(http, bufferevent);
 }
 
+static void on_dropped_closed(struct evhttp_connection *evcon, void *argument)
+{
+    (void)evcon;
+    struct connection *connection = argument;
+    connection->dropped = NULL;
+}
+
 static void on_request(struct evhttp_request *request, void *argument)
 {
     struct sim_http *http = argument;
@@ -257,13 +264,13 @@ static void on_request(struct evhttp_request *request, void *argument)
         if (connection->doomed) {
             /* The socket is dead, and evhttp no longer reads it: nobody else would notice. */
             connection->dropped = evcon;
+            evhttp_connection_set_closecb(evcon, on_dropped_closed, connection);
             take_turn(connection);
             return;
         }
     }
     http->counters.requests++;
-    struct exchange *exchange =
-        exchange_create(http->base, &http->counters.hang_ups, request);
+    struct exchange *exchange = exchange_create(http->base, &http->counters.hang_ups, request);
     if (exchange)
         http->handle(exchange, http->argument);
     else
@@ -273,7 +280,7 @@ static void on_request(struct evhttp_request *request, void *argument)
 /* ---- listeners ---- */
 
 static int select_http11(SSL *session, const unsigned char **out, unsigned char *out_length,
-    const unsigned char *offered, unsigned int length, void *argument)
+                         const unsigned char *offered, unsigned int length, void *argument)
 {
     (void)session;
     (void)argument;
@@ -297,7 +304,7 @@ static SSL_CTX *load_tls(const char *certificate, const char *key)
         return tls;
     }
     fprintf(stderr, "podgate-sim: cannot use certificate %s with key %s: %s\n", certificate, key,
-        ERR_reason_error_string(ERR_peek_last_error()));
+            ERR_reason_error_string(ERR_peek_last_error()));
     SSL_CTX_free(tls);
     return NULL;
 }
@@ -315,10 +322,10 @@ static bool create_servers(struct sim_http *http)
         evhttp_set_timeout_tv(servers[i], &idle);
         evhttp_set_max_body_size(servers[i], BODY_MAXIMUM);
         evhttp_set_max_headers_size(servers[i], FIELDS_MAXIMUM);
-        evhttp_set_allowed_methods(servers[i],
-            EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE |
-                EVHTTP_REQ_HEAD | EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PATCH | EVHTTP_REQ_TRACE |
-                EVHTTP_REQ_CONNECT);
+        evhttp_set_allowed_methods(servers[i], EVHTTP_REQ_GET | EVHTTP_REQ_POST | EVHTTP_REQ_PUT |
+                                                   EVHTTP_REQ_DELETE | EVHTTP_REQ_HEAD |
+                                                   EVHTTP_REQ_OPTIONS | EVHTTP_REQ_PATCH |
+                                                   EVHTTP_REQ_TRACE | EVHTTP_REQ_CONNECT);
     }
     evhttp_set_bevcb(http->plain, on_new_plain, http);
     evhttp_set_bevcb(http->secure, on_new_secure, http);
@@ -326,8 +333,8 @@ static bool create_servers(struct sim_http *http)
 }
 
 struct sim_http *sim_http_create(struct event_base *base, const char *certificate, const char *key,
-    const struct sim_http_hooks *hooks, FILE *raw_log, void (*handle)(struct exchange *, void *),
-    void *argument)
+                                 const struct sim_http_hooks *hooks, FILE *raw_log,
+                                 void (*handle)(struct exchange *, void *), void *argument)
 {
     struct sim_http *http = calloc(1, sizeof *http);
     if (!http)
@@ -354,13 +361,13 @@ static bool bind_one(struct sim_http *http, size_t index)
         fprintf(stderr, "podgate-sim: %s:%s: %s\n", bound->host, bound->port, gai_strerror(code));
         return false;
     }
-    struct evconnlistener *listener = evconnlistener_new_bind(http->base, NULL, NULL,
-        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_EXEC, BACKLOG,
-        address->ai_addr, (int)address->ai_addrlen);
+    struct evconnlistener *listener = evconnlistener_new_bind(
+        http->base, NULL, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_REUSEABLE | LEV_OPT_CLOSE_ON_EXEC,
+        BACKLOG, address->ai_addr, (int)address->ai_addrlen);
     freeaddrinfo(address);
     if (!listener) {
         fprintf(stderr, "podgate-sim: cannot listen on %s:%s: %s\n", bound->host, bound->port,
-            strerror(errno));
+                strerror(errno));
         return false;
     }
     int fd = (int)evconnlistener_get_fd(listener);
@@ -376,12 +383,12 @@ static bool bind_one(struct sim_http *http, size_t index)
     socklen_t length = sizeof name;
     if (getsockname(fd, (struct sockaddr *)&name, &length) == 0)
         getnameinfo((struct sockaddr *)&name, length, NULL, 0, bound->port, sizeof bound->port,
-            NI_NUMERICSERV);
+                    NI_NUMERICSERV);
     return true;
 }
 
 bool sim_http_listen(struct sim_http *http, const char *specification, bool tls_default,
-    const char *label)
+                     const char *label)
 {
     const char *at = specification;
     bool tls = tls_default;
@@ -392,7 +399,7 @@ bool sim_http_listen(struct sim_http *http, const char *specification, bool tls_
     const char *colon = strrchr(at, ':');
     if (!colon || http->bound_count == LISTENERS_MAXIMUM || (tls && !http->tls)) {
         fprintf(stderr, "podgate-sim: --listen %s: %s\n", specification,
-            !colon                                     ? "expected [tls:]HOST:PORT"
+                !colon                                   ? "expected [tls:]HOST:PORT"
                 : http->bound_count == LISTENERS_MAXIMUM ? "too many listeners"
                                                          : "needs --tls-certificate and --tls-key");
         return false;
@@ -421,7 +428,7 @@ void sim_http_down(struct sim_http *http, bool cut)
     for (size_t i = 0; i < http->bound_count; i++) {
         if (http->sockets[i])
             evhttp_del_accept_socket(http->bounds[i].tls ? http->secure : http->plain,
-                http->sockets[i]);
+                                     http->sockets[i]);
         http->sockets[i] = NULL;
     }
     if (!cut)

@@ -39,13 +39,15 @@ struct sim_http_counters {
  * the listeners whose specification begins with "tls:" (all, when none does); NULL for none.
  * `hooks` and `raw_log` are referenced, NULL for none. NULL with a line on stderr on failure. */
 MUST_CHECK struct sim_http *sim_http_create(struct event_base *base, const char *certificate,
-    const char *key, const struct sim_http_hooks *hooks, FILE *raw_log,
-    void (*handle)(struct exchange *, void *), void *argument);
+                                            const char *key, const struct sim_http_hooks *hooks,
+                                            FILE *raw_log,
+                                            void (*handle)(struct exchange *, void *),
+                                            void *argument);
 
 /* Binds "[tls:]host:port" and prints "podgate-sim: listening on host:port" (with the chosen port
  * when it was 0). `tls_default` is used when there is no prefix. False: told on stderr. */
 MUST_CHECK bool sim_http_listen(struct sim_http *http, const char *specification, bool tls_default,
-    const char *label);
+                                const char *label);
 
 /* Closes all listeners; with `cut`, all connections as well. */
 void sim_http_down(struct sim_http *http, bool cut);

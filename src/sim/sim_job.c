@@ -69,8 +69,8 @@ void job_write_status(struct evbuffer *out, const struct job *job, bool for_webh
 
 void job_write_brief(struct evbuffer *out, const struct job *job)
 {
-    evbuffer_add_printf(
-        out, "{\"id\":\"%s\",\"status\":\"%s\"}", job->id, job_state_name(job->state));
+    evbuffer_add_printf(out, "{\"id\":\"%s\",\"status\":\"%s\"}", job->id,
+                        job_state_name(job->state));
 }
 
 static void drop_first_chunk(struct job *job)

@@ -46,8 +46,8 @@ struct job {
     struct blob *input;   /* raw JSON */
     struct blob *webhook; /* raw JSON string; NULL without */
     struct blob *s3_config;
-    struct blob *output;    /* raw JSON; NULL when unknown */
-    struct blob *error;     /* raw JSON string; NULL without */
+    struct blob *output; /* raw JSON; NULL when unknown */
+    struct blob *error;  /* raw JSON string; NULL without */
     int64_t submitted_ms;
     int64_t release_ms; /* not handed out before */
     int64_t started_ms;
@@ -122,7 +122,7 @@ struct endpoint {
     struct simulated_worker *workers;
     int worker_count;
     int worker_capacity; /* slots that exist; more than worker_count after a reduction */
-    int *idle; /* stack of idle slots */
+    int *idle;           /* stack of idle slots */
     int idle_count;
     struct real_worker_list real_workers;
     int idle_real; /* kept by sim_worker.c */

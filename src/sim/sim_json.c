@@ -58,7 +58,8 @@ static const char *skip_string(const char *at, const char *end)
         if (at == end)
             return NULL;
         if (*at == 'u') {
-            if (end - at < 5 || !is_hex(at[1]) || !is_hex(at[2]) || !is_hex(at[3]) || !is_hex(at[4]))
+            if (end - at < 5 || !is_hex(at[1]) || !is_hex(at[2]) || !is_hex(at[3]) ||
+                !is_hex(at[4]))
                 return NULL;
             at += 5;
         } else if (memchr("\"\\/bfnrt", *at, 8)) {
@@ -121,7 +122,7 @@ static const char *skip_key(const char *at, const char *end)
 /* After a whole value inside `depth` containers: closes those that end here. NULL: malformed.
  * `*more` says whether a further value must follow. */
 static const char *skip_after_value(const char *at, const char *end, const char *closers,
-    size_t *depth, bool *more)
+                                    size_t *depth, bool *more)
 {
     *more = false;
     while (*depth > 0) {
@@ -196,7 +197,7 @@ bool sim_json_valid(struct sim_text text)
 }
 
 bool sim_json_next(struct sim_text container, size_t *cursor, struct sim_text *key,
-    struct sim_text *value)
+                   struct sim_text *value)
 {
     const char *end = container.data + container.length;
     const char *at = container.data + *cursor;
@@ -284,7 +285,8 @@ static unsigned hex_value(const char *at)
     unsigned value = 0;
     for (int i = 0; i < 4; i++) {
         char byte = at[i];
-        unsigned digit = is_digit(byte) ? (unsigned)(byte - '0') : (unsigned)((byte | 32) - 'a') + 10;
+        unsigned digit =
+            is_digit(byte) ? (unsigned)(byte - '0') : (unsigned)((byte | 32) - 'a') + 10;
         value = value * 16 + digit;
     }
     return value;

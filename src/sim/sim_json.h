@@ -45,7 +45,7 @@ MUST_CHECK bool sim_json_get(struct sim_text object, const char *key, struct sim
 /* Steps through the members of a valid object, or the elements of a valid array (then `key` is
  * left alone and may be NULL). `cursor` starts at 0. `key` is the raw text with its quotes. */
 MUST_CHECK bool sim_json_next(struct sim_text container, size_t *cursor, struct sim_text *key,
-    struct sim_text *value);
+                              struct sim_text *value);
 
 /* Reads a number as an integer (a fraction is cut off). False: no number or out of range. */
 MUST_CHECK bool sim_json_integer(struct sim_text value, int64_t *out);

@@ -13,12 +13,9 @@ static const struct {
     int64_t concurrent;
     int64_t per_worker;
 } rules[LIMIT_KINDS] = {
-    [LIMIT_RUN] = {1000, 200, 200},
-    [LIMIT_RUNSYNC] = {2000, 400, 400},
-    [LIMIT_STATUS] = {2000, 400, 400},
-    [LIMIT_CANCEL] = {100, 20, 20},
-    [LIMIT_PURGE] = {2, INT64_MAX, 0},
-    [LIMIT_OPENAI] = {2000, 400, 400},
+    [LIMIT_RUN] = {1000, 200, 200},    [LIMIT_RUNSYNC] = {2000, 400, 400},
+    [LIMIT_STATUS] = {2000, 400, 400}, [LIMIT_CANCEL] = {100, 20, 20},
+    [LIMIT_PURGE] = {2, INT64_MAX, 0}, [LIMIT_OPENAI] = {2000, 400, 400},
     [LIMIT_REQUESTS] = {10, 2, 0},
 };
 
@@ -54,7 +51,8 @@ bool limit_take(struct endpoint *endpoint, enum limit_kind kind, struct exchange
     if (bucket->count >= larger(rules[kind].requests, by_workers) ||
         bucket->concurrent >= larger(rules[kind].concurrent, by_workers)) {
         /* No body or header of the live 429 was ever recorded; the newer envelope is assumed. */
-        exchange_reply_json(exchange, 429,
+        exchange_reply_json(
+            exchange, 429,
             "{\"detail\":\"rate limit exceeded\",\"status\":429,\"title\":\"Too Many Requests\"}");
         return false;
     }

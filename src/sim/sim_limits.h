@@ -12,7 +12,7 @@ struct exchange;
 /* Counts one request. True: go on; its place is given back when the exchange ends. False: the
  * exchange was answered with 429. */
 MUST_CHECK bool limit_take(struct endpoint *endpoint, enum limit_kind kind,
-    struct exchange *exchange);
+                           struct exchange *exchange);
 
 /* Workers with a job, simulated and real. */
 int limit_running_workers(const struct endpoint *endpoint);

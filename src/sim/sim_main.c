@@ -78,11 +78,11 @@ static void on_exchange(struct exchange *exchange, void *argument)
         return;
     }
     bool by_worker = is_job_route(&target) && worker_is_route(target.segment[2]);
-    record_request(
-        sim->record, exchange, by_worker ? RECORD_WORKER_REQUESTS : RECORD_REQUESTS);
-    struct fault *fault = is_job_route(&target)
-        ? faults_match(sim->faults, sim_text_of(exchange->method), &target, false)
-        : NULL;
+    record_request(sim->record, exchange, by_worker ? RECORD_WORKER_REQUESTS : RECORD_REQUESTS);
+    struct fault *fault =
+        is_job_route(&target)
+            ? faults_match(sim->faults, sim_text_of(exchange->method), &target, false)
+            : NULL;
     if (fault && strike_begin(exchange, fault))
         return;
     if (by_worker)
@@ -127,8 +127,8 @@ static bool start_listeners(struct sim *sim)
     for (size_t i = 0; i < options->listen_count; i++)
         any_prefix = any_prefix || strncmp(options->listen[i], "tls:", 4) == 0;
     for (size_t i = 0; i < options->listen_count; i++) {
-        if (!sim_http_listen(sim->http, options->listen[i],
-                options->tls_certificate && !any_prefix, "listening"))
+        if (!sim_http_listen(sim->http, options->listen[i], options->tls_certificate && !any_prefix,
+                             "listening"))
             return false;
     }
     return !options->control || sim_http_listen(sim->control, options->control, false, "control");
@@ -138,7 +138,8 @@ static bool add_faults(struct sim *sim)
 {
     for (size_t i = 0; i < sim->options.fault_count; i++) {
         char problem[200];
-        if (faults_add(sim->faults, sim_text_of(sim->options.fault[i]), problem, sizeof problem) < 0) {
+        if (faults_add(sim->faults, sim_text_of(sim->options.fault[i]), problem, sizeof problem) <
+            0) {
             fprintf(stderr, "podgate-sim: --fault %s: %s\n", sim->options.fault[i], problem);
             return false;
         }
@@ -191,7 +192,7 @@ int main(int argc, char **argv)
         goto out;
     exit_code = EX_CONFIG;
     sim.http = sim_http_create(sim.base, sim.options.tls_certificate, sim.options.tls_key,
-        faults_hooks(sim.faults), raw_log, on_exchange, &sim);
+                               faults_hooks(sim.faults), raw_log, on_exchange, &sim);
     sim.control = sim_http_create(sim.base, NULL, NULL, NULL, NULL, on_control, &sim);
     if (!sim.http || !sim.control)
         goto out;

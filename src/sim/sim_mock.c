@@ -90,9 +90,8 @@ static void read_progress(struct mock *mock, struct sim_text input)
     mock->progress = get_value(input, "mock_progress");
     if (mock->progress.length == 0)
         return;
-    mock->progress_count = sim_json_type(mock->progress) == SIM_JSON_ARRAY
-        ? count_elements(mock->progress)
-        : 1;
+    mock->progress_count =
+        sim_json_type(mock->progress) == SIM_JSON_ARRAY ? count_elements(mock->progress) : 1;
 }
 
 static enum job_state read_end_state(struct sim_text input)
@@ -180,7 +179,7 @@ static void append(struct evbuffer *out, struct sim_text text)
 
 /* Appends the next yield of the stream, without its envelope. */
 static void write_yield(struct evbuffer *out, const struct mock *mock, size_t *cursor,
-    int64_t index)
+                        int64_t index)
 {
     struct sim_text element;
     if (mock->stream.length && sim_json_next(mock->stream, cursor, NULL, &element))
@@ -276,7 +275,8 @@ static void finish(struct job *job)
             state = JOB_FAILED;
             break;
         case SIM_JSON_TRUE:
-            evbuffer_add_printf(error,
+            evbuffer_add_printf(
+                error,
                 "\"{\\\"error_type\\\": \\\"<class 'RuntimeError'>\\\", \\\"error_message\\\": "
                 "\\\"mock_error\\\", \\\"error_traceback\\\": \\\"Traceback (most recent call "
                 "last):\\\\n  mock\\\\nRuntimeError: mock_error\\\\n\\\", \\\"hostname\\\": "

@@ -67,7 +67,8 @@ static void write_plain(struct evbuffer *out, const struct openai_call *call)
     }
     switch (call->route) {
     case OPENAI_CHAT:
-        evbuffer_add_printf(out,
+        evbuffer_add_printf(
+            out,
             "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"message\":{\"content\":"
             "\"Hello from podgate-sim.\",\"role\":\"assistant\"}}],\"created\":%lld,\"id\":"
             "\"chatcmpl-%s\",\"model\":%.*s,\"object\":\"chat.completion\",\"usage\":"
@@ -75,7 +76,8 @@ static void write_plain(struct evbuffer *out, const struct openai_call *call)
             created, call->name, (int)call->model->length, call->model->data);
         break;
     case OPENAI_COMPLETIONS:
-        evbuffer_add_printf(out,
+        evbuffer_add_printf(
+            out,
             "{\"choices\":[{\"finish_reason\":\"stop\",\"index\":0,\"text\":\"Hello from "
             "podgate-sim.\"}],\"created\":%lld,\"id\":\"cmpl-%s\",\"model\":%.*s,\"object\":"
             "\"text_completion\",\"usage\":{\"completion_tokens\":5,\"prompt_tokens\":7,"
@@ -83,7 +85,8 @@ static void write_plain(struct evbuffer *out, const struct openai_call *call)
             created, call->name, (int)call->model->length, call->model->data);
         break;
     case OPENAI_EMBEDDINGS:
-        evbuffer_add_printf(out,
+        evbuffer_add_printf(
+            out,
             "{\"data\":[{\"embedding\":[0.25,-0.5,1e-3],\"index\":0,\"object\":\"embedding\"}],"
             "\"model\":%.*s,\"object\":\"list\",\"usage\":{\"prompt_tokens\":7,\"total_tokens\":"
             "7}}",
@@ -91,7 +94,7 @@ static void write_plain(struct evbuffer *out, const struct openai_call *call)
         break;
     case OPENAI_OTHER:
         evbuffer_add_printf(out, "{\"id\":\"resp_%s\",\"model\":%.*s,\"object\":\"response\"}",
-            call->name, (int)call->model->length, call->model->data);
+                            call->name, (int)call->model->length, call->model->data);
         break;
     }
 }
@@ -115,15 +118,18 @@ static void write_event(struct evbuffer *out, const struct openai_call *call)
     const char *reason = last ? "\"stop\"" : "null";
     long long index = (long long)call->events_done;
     if (call->route == OPENAI_CHAT)
-        evbuffer_add_printf(out,
+        evbuffer_add_printf(
+            out,
             "data: {\"choices\":[{\"delta\":{\"content\":\"token %lld \"},\"finish_reason\":%s,"
             "\"index\":0}],\"created\":%lld,\"id\":\"chatcmpl-%s\",\"model\":%.*s,\"object\":"
             "\"chat.completion.chunk\"}\n\n",
             index, reason, created, call->name, (int)call->model->length, call->model->data);
     else
-        evbuffer_add_printf(out,
+        evbuffer_add_printf(
+            out,
             "data: {\"choices\":[{\"finish_reason\":%s,\"index\":0,\"text\":\"token %lld \"}],"
-            "\"created\":%lld,\"id\":\"cmpl-%s\",\"model\":%.*s,\"object\":\"text_completion\"}\n\n",
+            "\"created\":%lld,\"id\":\"cmpl-%s\",\"model\":%.*s,\"object\":\"text_completion\"}"
+            "\n\n",
             reason, index, created, call->name, (int)call->model->length, call->model->data);
 }
 
@@ -257,7 +263,7 @@ static void on_job(struct job *job, enum job_event event, void *argument)
 }
 
 static void run_by_worker(struct endpoint *endpoint, struct openai_call *call,
-    const struct target *target)
+                          const struct target *target)
 {
     struct exchange *exchange = call->exchange;
     struct evbuffer *input = evbuffer_new();
@@ -270,10 +276,11 @@ static void run_by_worker(struct endpoint *endpoint, struct openai_call *call,
         }
         evbuffer_add_printf(input, "\"openai_route\":\"");
         for (size_t i = 3; i < target->count && i < TARGET_SEGMENTS; i++)
-            evbuffer_add_printf(
-                input, "/%.*s", (int)target->segment[i].length, target->segment[i].data);
+            evbuffer_add_printf(input, "/%.*s", (int)target->segment[i].length,
+                                target->segment[i].data);
         evbuffer_add_printf(input, "\"}");
-        struct submission submission = {.kind = JOB_KIND_OPENAI,
+        struct submission submission = {
+            .kind = JOB_KIND_OPENAI,
             .input = {(const char *)evbuffer_pullup(input, -1), evbuffer_get_length(input)}};
         call->job = queue_submit(endpoint, &submission);
         evbuffer_free(input);
@@ -294,7 +301,8 @@ static void reply_models(struct endpoint *endpoint, struct exchange *exchange)
 {
     struct evbuffer *body = evbuffer_new();
     if (body)
-        evbuffer_add_printf(body,
+        evbuffer_add_printf(
+            body,
             "{\"data\":[{\"created\":1700000000,\"id\":\"podgate-sim\",\"object\":\"model\","
             "\"owned_by\":\"%s\"}],\"object\":\"list\"}",
             endpoint->id);
@@ -317,12 +325,12 @@ static int64_t body_integer(struct sim_text body, const char *key, int64_t other
     struct sim_text value;
     int64_t number;
     return sim_json_get(body, key, &value) && sim_json_integer(value, &number) && number >= 0
-        ? number
-        : otherwise;
+               ? number
+               : otherwise;
 }
 
 static struct openai_call *call_create(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target)
+                                       const struct target *target)
 {
     struct openai_call *call = calloc(1, sizeof *call);
     if (!call)
@@ -348,7 +356,7 @@ static struct openai_call *call_create(struct endpoint *endpoint, struct exchang
 }
 
 void openai_handle(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target)
+                   const struct target *target)
 {
     bool is_get = strcmp(exchange->method, "GET") == 0;
     bool simulated = endpoint->worker_count > 0;
@@ -377,7 +385,7 @@ void openai_handle(struct endpoint *endpoint, struct exchange *exchange,
         return;
     }
     exchange_hold(exchange, on_gone, call);
-    struct timeval wait = sim_clock_until(
-        &endpoint->sim->clock, sim_clock_now_ms(&endpoint->sim->clock) + delay_ms);
+    struct timeval wait =
+        sim_clock_until(&endpoint->sim->clock, sim_clock_now_ms(&endpoint->sim->clock) + delay_ms);
     event_add(call->timer, &wait);
 }

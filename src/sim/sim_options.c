@@ -91,7 +91,7 @@ static bool parse_number(const char *name, const char *text, int64_t minimum, in
     long long number = strtoll(text, &end, 10);
     if (errno || end == text || *end || number < minimum) {
         fprintf(stderr, "podgate-sim: --%s %s: expected a whole number of at least %lld\n", name,
-            text, (long long)minimum);
+                text, (long long)minimum);
         return false;
     }
     *out = number;
@@ -99,7 +99,7 @@ static bool parse_number(const char *name, const char *text, int64_t minimum, in
 }
 
 static bool parse_choice(const char *name, const char *text, const char *yes, const char *no,
-    bool *out)
+                         bool *out)
 {
     *out = strcmp(text, yes) == 0;
     if (*out || strcmp(text, no) == 0)
@@ -114,7 +114,8 @@ static bool parse_scale(const char *text, double *out)
     *out = strtod(text, &end);
     if (end != text && !*end && *out >= 0.001 && *out <= 1000000)
         return true;
-    fprintf(stderr, "podgate-sim: --time-scale %s: expected a number from 0.001 to 1000000\n", text);
+    fprintf(stderr, "podgate-sim: --time-scale %s: expected a number from 0.001 to 1000000\n",
+            text);
     return false;
 }
 

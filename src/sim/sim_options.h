@@ -41,6 +41,6 @@ struct sim_options {
 /* Reads the command line. True: go on. False: leave with `*exit_code` (help and version have been
  * printed, or what is wrong). */
 MUST_CHECK bool sim_options_parse(struct sim_options *options, int argc, char **argv,
-    int *exit_code);
+                                  int *exit_code);
 
 #endif

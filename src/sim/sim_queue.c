@@ -131,9 +131,7 @@ void queue_reschedule(struct job *job)
     case JOB_COMPLETED:
     case JOB_FAILED:
     case JOB_CANCELLED:
-    case JOB_TIMED_OUT:
-        at = earlier(at, job->expires_ms);
-        break;
+    case JOB_TIMED_OUT: at = earlier(at, job->expires_ms); break;
     }
     struct timeval until = sim_clock_until(&sim->clock, at);
     evtimer_add(job->timer, &until);
@@ -154,7 +152,7 @@ static void dequeue(struct job *job)
     if (!job->queued)
         return;
     TAILQ_REMOVE(job->low_priority ? &job->endpoint->low_queue : &job->endpoint->queue, job,
-        queue_link);
+                 queue_link);
     job->queued = false;
 }
 
@@ -173,7 +171,8 @@ static void on_timer(evutil_socket_t fd, short what, void *argument)
         queue_dispatch(job->endpoint);
     } else if (job->state == JOB_IN_PROGRESS) {
         if (now_ms >= job->started_ms + job->execution_limit_ms + EXECUTION_KILL_LATE_MS) {
-            queue_end(job, JOB_FAILED, sim_text_of(""), sim_text_of("\"executionTimeout exceeded\""));
+            queue_end(job, JOB_FAILED, sim_text_of(""),
+                      sim_text_of("\"executionTimeout exceeded\""));
             return;
         }
         if (job->mock)
@@ -223,8 +222,9 @@ static bool fill_job(struct job *job, const struct submission *submission)
     struct sim_text input = submission->input.length ? submission->input : sim_text_of("{}");
     job->timer = evtimer_new(job->sim->base, on_timer, job);
     return job->timer && job_set_blob(&job->input, input) &&
-        (submission->webhook.length == 0 || job_set_blob(&job->webhook, submission->webhook)) &&
-        (submission->s3_config.length == 0 || job_set_blob(&job->s3_config, submission->s3_config));
+           (submission->webhook.length == 0 || job_set_blob(&job->webhook, submission->webhook)) &&
+           (submission->s3_config.length == 0 ||
+            job_set_blob(&job->s3_config, submission->s3_config));
 }
 
 struct job *queue_submit(struct endpoint *endpoint, const struct submission *submission)
@@ -357,8 +357,7 @@ static void end_run(struct job *job)
         job->execution_ms = sim_clock_now_ms(&job->sim->clock) - job->started_ms;
 }
 
-void queue_end(struct job *job, enum job_state state, struct sim_text output,
-    struct sim_text error)
+void queue_end(struct job *job, enum job_state state, struct sim_text output, struct sim_text error)
 {
     const struct queue_hooks *hooks = job->sim->queue->hooks;
     bool ran = job->state == JOB_IN_PROGRESS;
@@ -387,7 +386,7 @@ void queue_worker_lost(struct job *job)
 {
     if (job->losses++ > 0) {
         queue_end(job, JOB_FAILED, sim_text_of(""),
-            sim_text_of("\"job timed out after 1 retries\""));
+                  sim_text_of("\"job timed out after 1 retries\""));
         return;
     }
     end_run(job);

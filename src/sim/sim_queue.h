@@ -75,7 +75,7 @@ void queue_progress(struct job *job, struct sim_text output);
 
 /* The job ends. `output` and `error` are raw JSON, empty for none. */
 void queue_end(struct job *job, enum job_state state, struct sim_text output,
-    struct sim_text error);
+               struct sim_text error);
 
 /* The worker of this job was lost: dispatched once more, else FAILED (contract 1.4). */
 void queue_worker_lost(struct job *job);

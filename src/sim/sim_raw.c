@@ -26,6 +26,7 @@ struct raw_connection {
     struct raw_plan plan;
     size_t sent;
     int polls;
+    bool begun; /* the plan's delay is over */
     bool finished;
     bool ending;
     bool chunk_sent;
@@ -49,8 +50,7 @@ static void end_connection(struct raw_connection *raw)
     int fd = (int)bufferevent_getfd(raw->bufferevent);
     int unacknowledged = 0;
     switch (raw->plan.end) {
-    case RAW_STALL:
-        return;
+    case RAW_STALL: return;
     case RAW_RESET:
         if (ioctl(fd, SIOCOUTQ, &unacknowledged) == 0 && unacknowledged > 0 &&
             raw->polls++ < ACKNOWLEDGE_POLLS) {
@@ -61,8 +61,7 @@ static void end_connection(struct raw_connection *raw)
         }
         sim_http_abort_socket(fd);
         break;
-    case RAW_CLOSE:
-        break;
+    case RAW_CLOSE: break;
     }
     evhttp_connection_free(raw->connection);
 }
@@ -94,6 +93,7 @@ static void on_timer(evutil_socket_t fd, short what, void *argument)
     (void)fd;
     (void)what;
     struct raw_connection *raw = argument;
+    raw->begun = true;
     if (raw->ending)
         end_connection(raw);
     else
@@ -134,6 +134,15 @@ static void finish(void *argument)
 }
 
 static const struct exchange_writer writer = {.write_chunk = write_chunk, .finish = finish};
+
+/* Has pump() called by the timer: at once, or after the plan's delay when nothing was sent yet. */
+static void schedule(struct raw_connection *raw)
+{
+    if (!raw->begun && event_pending(raw->timer, EV_TIMEOUT, NULL))
+        return;
+    struct timeval wait = sim_clock_real_interval(raw->begun ? 0 : raw->plan.delay_ms);
+    event_add(raw->timer, &wait);
+}
 
 struct raw_connection *raw_take(struct exchange *exchange, const struct raw_plan *plan)
 {
@@ -176,8 +185,7 @@ void raw_write(struct raw_connection *raw, struct evbuffer *bytes)
     evbuffer_add_buffer(raw->queue, bytes);
     if (raw->ending || (raw->plan.drip_ms > 0 && !idle))
         return;
-    struct timeval now = {0, 0};
-    event_add(raw->timer, &now);
+    schedule(raw);
 }
 
 void raw_write_chunk(struct raw_connection *raw, struct evbuffer *bytes)
@@ -208,6 +216,5 @@ void raw_finish(struct raw_connection *raw, bool last_chunk)
     exchange_release(exchange);
     if (raw->plan.drip_ms > 0 && event_pending(raw->timer, EV_TIMEOUT, NULL))
         return;
-    struct timeval now = {0, 0};
-    event_add(raw->timer, &now);
+    schedule(raw);
 }

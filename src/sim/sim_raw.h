@@ -18,11 +18,12 @@ enum raw_end {
 };
 
 struct raw_plan {
-    size_t limit;      /* bytes of the answer, head included, that are sent at most */
-    enum raw_end end;  /* what happens at the limit, or after the last byte */
-    int64_t drip_ms;   /* > 0: one piece of `drip_bytes` each so many real milliseconds */
+    int64_t delay_ms;   /* before the first byte, real milliseconds */
+    size_t limit;     /* bytes of the answer, head included, that are sent at most */
+    enum raw_end end; /* what happens at the limit, or after the last byte */
+    int64_t drip_ms;  /* > 0: one piece of `drip_bytes` each so many real milliseconds */
     size_t drip_bytes;
-    bool bad_chunk;    /* chunked answers get a broken chunk size after their first chunk */
+    bool bad_chunk; /* chunked answers get a broken chunk size after their first chunk */
 };
 
 /* Takes the exchange's connection; streams write through it from now on. Ends with raw_finish() or

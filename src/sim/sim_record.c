@@ -47,8 +47,8 @@ struct sim_record {
 
 struct sim_record *record_create(int64_t requests_kept, FILE *log)
 {
-    const size_t sizes[RECORD_LISTS] = {
-        (size_t)requests_kept, (size_t)requests_kept, JOBS_KEPT, RUNS_KEPT};
+    const size_t sizes[RECORD_LISTS] = {(size_t)requests_kept, (size_t)requests_kept, JOBS_KEPT,
+                                        RUNS_KEPT};
     struct sim_record *record = calloc(1, sizeof *record);
     if (!record)
         return NULL;
@@ -107,7 +107,7 @@ static char *put_string(char *at, const char *string)
 }
 
 static void put_start(struct sim_record *record, struct entry *entry, char *at,
-    struct sim_text bytes, size_t limit)
+                      struct sim_text bytes, size_t limit)
 {
     entry->bytes = bytes.length;
     entry->start_length = bytes.length < limit ? bytes.length : limit;
@@ -135,7 +135,7 @@ static void digest_hex(const struct entry *entry, char out[65])
 }
 
 void record_request(struct sim_record *record, const struct exchange *exchange,
-    enum record_list list)
+                    enum record_list list)
 {
     if (record->rings[list].size == 0) {
         record->rings[list].count++;
@@ -145,7 +145,7 @@ void record_request(struct sim_record *record, const struct exchange *exchange,
     size_t length = strlen(exchange->method) + strlen(exchange->target) + 2 + START_BYTES;
     struct evkeyval *field;
     TAILQ_FOREACH(field, fields, next)
-        length += strlen(field->key) + strlen(field->value) + 2;
+    length += strlen(field->key) + strlen(field->value) + 2;
     struct entry *entry = entry_create(length);
     if (!entry)
         return;
@@ -162,8 +162,10 @@ void record_request(struct sim_record *record, const struct exchange *exchange,
     if (record->log) {
         char hex[65];
         digest_hex(entry, hex);
-        fprintf(record->log, "event=%s number=%" PRId64 " method=%s target=%s bytes=%zu sha256=%s\n",
-            list == RECORD_REQUESTS ? "request" : "worker_request", entry->number, exchange->method, exchange->target, entry->bytes, hex);
+        fprintf(record->log,
+                "event=%s number=%" PRId64 " method=%s target=%s bytes=%zu sha256=%s\n",
+                list == RECORD_REQUESTS ? "request" : "worker_request", entry->number,
+                exchange->method, exchange->target, entry->bytes, hex);
         fflush(record->log);
     }
 }
@@ -190,16 +192,17 @@ void record_job(struct sim_record *record, const struct job *job)
     put_start(record, entry, at, blob_text(job->input), INPUT_START_BYTES);
     ring_add(record, RECORD_JOBS, entry);
     if (record->log) {
-        fprintf(record->log, "event=job number=%" PRId64 " endpoint=%s job=%s operation=%s bytes=%zu\n",
-            entry->number, job->endpoint->id, job->id, entry->kind, entry->bytes);
+        fprintf(record->log,
+                "event=job number=%" PRId64 " endpoint=%s job=%s operation=%s bytes=%zu\n",
+                entry->number, job->endpoint->id, job->id, entry->kind, entry->bytes);
         fflush(record->log);
     }
 }
 
 void record_run(struct sim_record *record, const struct job *job)
 {
-    struct entry *entry = entry_create(
-        strlen(job->endpoint->id) + strlen(job->id) + strlen(job->worker_id) + 3);
+    struct entry *entry =
+        entry_create(strlen(job->endpoint->id) + strlen(job->id) + strlen(job->worker_id) + 3);
     if (!entry)
         return;
     char *at = put_string(entry->text, job->endpoint->id);
@@ -212,10 +215,10 @@ void record_run(struct sim_record *record, const struct job *job)
     ring_add(record, RECORD_RUNS, entry);
     if (record->log) {
         fprintf(record->log,
-            "event=run number=%" PRId64 " endpoint=%s job=%s state=%s delay_ms=%" PRId64
-            " execution_ms=%" PRId64 " worker=%s\n",
-            entry->number, job->endpoint->id, job->id, entry->state, entry->delay_ms,
-            entry->execution_ms, job->worker_id);
+                "event=run number=%" PRId64 " endpoint=%s job=%s state=%s delay_ms=%" PRId64
+                " execution_ms=%" PRId64 " worker=%s\n",
+                entry->number, job->endpoint->id, job->id, entry->state, entry->delay_ms,
+                entry->execution_ms, job->worker_id);
         fflush(record->log);
     }
 }
@@ -230,20 +233,20 @@ static const char *write_next(struct evbuffer *out, const char *name, const char
 }
 
 static void write_start(struct evbuffer *out, const struct entry *entry, const char *prefix,
-    const char *at)
+                        const char *at)
 {
     char hex[65];
     digest_hex(entry, hex);
     evbuffer_add_printf(out, ",\"%sBytes\":%zu,\"%sSha256\":\"%s\",\"%sStart\":", prefix,
-        entry->bytes, prefix, hex, prefix);
+                        entry->bytes, prefix, hex, prefix);
     sim_json_quote(out, at, entry->start_length);
 }
 
 static void write_entry(struct evbuffer *out, enum record_list list, const struct entry *entry)
 {
     const char *at = entry->text;
-    evbuffer_add_printf(
-        out, "{\"number\":%" PRId64 ",\"wallMs\":%" PRId64, entry->number, entry->wall_ms);
+    evbuffer_add_printf(out, "{\"number\":%" PRId64 ",\"wallMs\":%" PRId64, entry->number,
+                        entry->wall_ms);
     switch (list) {
     case RECORD_REQUESTS:
     case RECORD_WORKER_REQUESTS:
@@ -271,9 +274,9 @@ static void write_entry(struct evbuffer *out, enum record_list list, const struc
         at = write_next(out, "id", at);
         write_next(out, "workerId", at);
         evbuffer_add_printf(out,
-            ",\"operation\":\"%s\",\"state\":\"%s\",\"delayTime\":%" PRId64
-            ",\"executionTime\":%" PRId64,
-            entry->kind, entry->state, entry->delay_ms, entry->execution_ms);
+                            ",\"operation\":\"%s\",\"state\":\"%s\",\"delayTime\":%" PRId64
+                            ",\"executionTime\":%" PRId64,
+                            entry->kind, entry->state, entry->delay_ms, entry->execution_ms);
         break;
     case RECORD_LISTS: break;
     }
@@ -281,7 +284,7 @@ static void write_entry(struct evbuffer *out, enum record_list list, const struc
 }
 
 void record_write(struct evbuffer *out, const struct sim_record *record, enum record_list list,
-    int64_t since)
+                  int64_t since)
 {
     const struct ring *ring = &record->rings[list];
     int64_t first = ring->next - (int64_t)ring->size;

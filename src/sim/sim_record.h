@@ -32,7 +32,7 @@ void record_destroy(struct sim_record *record);
 
 /* A request was received, whole; `list` is one of the two for requests. */
 void record_request(struct sim_record *record, const struct exchange *exchange,
-    enum record_list list);
+                    enum record_list list);
 
 /* A job was accepted. */
 void record_job(struct sim_record *record, const struct job *job);
@@ -42,7 +42,7 @@ void record_run(struct sim_record *record, const struct job *job);
 
 /* Appends a JSON array of the entries whose number is above `since`, oldest first. */
 void record_write(struct evbuffer *out, const struct sim_record *record, enum record_list list,
-    int64_t since);
+                  int64_t since);
 
 /* How many entries there have been since the start or the last record_clear(). */
 int64_t record_count(const struct sim_record *record, enum record_list list);

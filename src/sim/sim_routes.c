@@ -30,7 +30,7 @@ enum {
 enum { METHOD_GET = 1, METHOD_POST = 2, METHOD_ANY = 4 };
 
 typedef void route_function(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *job);
+                            const struct target *target, struct job *job);
 
 struct route {
     const char *name;
@@ -59,12 +59,12 @@ static void reply_brief(struct exchange *exchange, const struct job *job)
 
 /* Fills `submission` from a body. On failure the exchange was answered. */
 static bool read_submission(struct exchange *exchange, const struct target *target,
-    enum job_kind kind, struct submission *submission)
+                            enum job_kind kind, struct submission *submission)
 {
     size_t limit = kind == JOB_KIND_RUN ? RUN_BODY_BYTES : RUNSYNC_BODY_BYTES;
     enum submission_result result = exchange->body.length > limit
-        ? SUBMISSION_INVALID
-        : submission_read(submission, exchange->body, kind);
+                                        ? SUBMISSION_INVALID
+                                        : submission_read(submission, exchange->body, kind);
     switch (result) {
     case SUBMISSION_OK:
         if (submission->ttl_ms == 0)
@@ -72,8 +72,9 @@ static bool read_submission(struct exchange *exchange, const struct target *targ
         return true;
     case SUBMISSION_INVALID:
         exchange_reply_json(exchange, 400,
-            kind == JOB_KIND_RUN ? "{\"error\":\"json is invalid; max size is 10 MB\"}"
-                                 : "{\"error\":\"json is invalid; max size is 20 MB\"}");
+                            kind == JOB_KIND_RUN
+                                ? "{\"error\":\"json is invalid; max size is 10 MB\"}"
+                                : "{\"error\":\"json is invalid; max size is 20 MB\"}");
         return false;
     case SUBMISSION_INPUT_NO_OBJECT: break;
     }
@@ -82,13 +83,14 @@ static bool read_submission(struct exchange *exchange, const struct target *targ
 }
 
 static struct job *submit(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, enum job_kind kind)
+                          const struct target *target, enum job_kind kind)
 {
     struct submission submission;
     if (!read_submission(exchange, target, kind, &submission))
         return NULL;
     if (endpoint->paused) {
-        exchange_reply_json(exchange, 409,
+        exchange_reply_json(
+            exchange, 409,
             "{\"code\":\"ENDPOINT_PAUSED\",\"detail\":\"Endpoint is paused (max_workers=0). Set "
             "max_workers > 0 to accept work.\",\"status\":409,\"title\":\"Conflict\"}");
         return NULL;
@@ -100,7 +102,7 @@ static struct job *submit(struct endpoint *endpoint, struct exchange *exchange,
 }
 
 static void route_run(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *unused)
+                      const struct target *target, struct job *unused)
 {
     (void)unused;
     struct job *job = submit(endpoint, exchange, target, JOB_KIND_RUN);
@@ -116,13 +118,13 @@ static bool check_wait(struct exchange *exchange, int64_t wait_ms)
 {
     if (wait_ms >= WAIT_MINIMUM_MS && wait_ms <= WAIT_MAXIMUM_MS)
         return true;
-    exchange_reply_json(
-        exchange, 400, "{\"error\":\"wait is invalid; must be between 1000 and 300000\"}");
+    exchange_reply_json(exchange, 400,
+                        "{\"error\":\"wait is invalid; must be between 1000 and 300000\"}");
     return false;
 }
 
 static void route_runsync(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *unused)
+                          const struct target *target, struct job *unused)
 {
     (void)unused;
     int64_t wait_ms = target_query_integer(target, "wait", RUNSYNC_WAIT_MS);
@@ -136,7 +138,7 @@ static void route_runsync(struct endpoint *endpoint, struct exchange *exchange,
 /* ---- jobs ---- */
 
 static void route_status(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *job)
+                         const struct target *target, struct job *job)
 {
     (void)endpoint;
     int64_t ttl_ms = target_query_integer(target, "ttl", 0);
@@ -146,7 +148,7 @@ static void route_status(struct endpoint *endpoint, struct exchange *exchange,
 }
 
 static void route_status_sync(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *job)
+                              const struct target *target, struct job *job)
 {
     (void)endpoint;
     /* Go sends 0, and the range was only ever seen enforced on /runsync: 0 answers at once. */
@@ -157,7 +159,7 @@ static void route_status_sync(struct endpoint *endpoint, struct exchange *exchan
 }
 
 static void route_stream(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *job)
+                         const struct target *target, struct job *job)
 {
     (void)endpoint;
     int64_t wait_ms = target_query_integer(target, "wait", STREAM_WAIT_MS);
@@ -166,7 +168,7 @@ static void route_stream(struct endpoint *endpoint, struct exchange *exchange,
 }
 
 static void route_cancel(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *job)
+                         const struct target *target, struct job *job)
 {
     (void)endpoint;
     (void)target;
@@ -177,13 +179,13 @@ static void route_cancel(struct endpoint *endpoint, struct exchange *exchange,
 }
 
 static void route_retry(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *job)
+                        const struct target *target, struct job *job)
 {
     (void)endpoint;
     (void)target;
     if (job->state != JOB_FAILED && job->state != JOB_TIMED_OUT) {
-        exchange_reply_json(
-            exchange, 400, "{\"error\":\"only FAILED or TIMED_OUT jobs can be retried\"}");
+        exchange_reply_json(exchange, 400,
+                            "{\"error\":\"only FAILED or TIMED_OUT jobs can be retried\"}");
         return;
     }
     char json[JOB_ID_BYTES + 40];
@@ -195,18 +197,18 @@ static void route_retry(struct endpoint *endpoint, struct exchange *exchange,
 /* ---- endpoints ---- */
 
 static void route_purge(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *unused)
+                        const struct target *target, struct job *unused)
 {
     (void)target;
     (void)unused;
     char json[80];
     snprintf(json, sizeof json, "{\"removed\":%" PRId64 ",\"status\":\"completed\"}",
-        queue_purge(endpoint));
+             queue_purge(endpoint));
     exchange_reply_json(exchange, 200, json);
 }
 
 static void route_health(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *unused)
+                         const struct target *target, struct job *unused)
 {
     (void)target;
     (void)unused;
@@ -214,17 +216,17 @@ static void route_health(struct endpoint *endpoint, struct exchange *exchange,
     int64_t running = endpoint->worker_count - endpoint->idle_count + endpoint->busy_real;
     char json[400];
     snprintf(json, sizeof json,
-        "{\"jobs\":{\"completed\":%" PRId64 ",\"failed\":%" PRId64 ",\"inProgress\":%" PRId64
-        ",\"inQueue\":%" PRId64 ",\"retried\":%" PRId64 "},\"workers\":{\"idle\":%" PRId64
-        ",\"initializing\":0,\"ready\":%" PRId64 ",\"running\":%" PRId64
-        ",\"throttled\":0,\"unhealthy\":0}}",
-        endpoint->completed, endpoint->failed, endpoint->in_progress, endpoint->in_queue,
-        endpoint->retried, idle, idle, running > 0 ? running : 0);
+             "{\"jobs\":{\"completed\":%" PRId64 ",\"failed\":%" PRId64 ",\"inProgress\":%" PRId64
+             ",\"inQueue\":%" PRId64 ",\"retried\":%" PRId64 "},\"workers\":{\"idle\":%" PRId64
+             ",\"initializing\":0,\"ready\":%" PRId64 ",\"running\":%" PRId64
+             ",\"throttled\":0,\"unhealthy\":0}}",
+             endpoint->completed, endpoint->failed, endpoint->in_progress, endpoint->in_queue,
+             endpoint->retried, idle, idle, running > 0 ? running : 0);
     exchange_reply_json(exchange, 200, json);
 }
 
 static void route_requests(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *unused)
+                           const struct target *target, struct job *unused)
 {
     (void)target;
     (void)unused;
@@ -244,14 +246,14 @@ static void route_requests(struct endpoint *endpoint, struct exchange *exchange,
 }
 
 static void route_openai(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *unused)
+                         const struct target *target, struct job *unused)
 {
     (void)unused;
     openai_handle(endpoint, exchange, target);
 }
 
 static void route_batch(struct endpoint *endpoint, struct exchange *exchange,
-    const struct target *target, struct job *unused)
+                        const struct target *target, struct job *unused)
 {
     (void)unused;
     batch_handle(endpoint, exchange, target);
@@ -288,7 +290,8 @@ static bool check_key(const struct sim *sim, struct exchange *exchange)
     }
     if (token.length && sim_text_is(token, expected))
         return true;
-    exchange_reply_json(exchange, 401,
+    exchange_reply_json(
+        exchange, 401,
         token.length ? "{\"detail\":\"invalid api key\",\"status\":401,\"title\":\"Unauthorized\"}"
                      : "{\"detail\":\"no token provided\",\"status\":401,"
                        "\"title\":\"Unauthorized\"}");
@@ -298,8 +301,8 @@ static bool check_key(const struct sim *sim, struct exchange *exchange)
 static bool method_allowed(const struct route *route, const struct exchange *exchange)
 {
     return (route->methods & METHOD_ANY) ||
-        ((route->methods & METHOD_GET) && strcmp(exchange->method, "GET") == 0) ||
-        ((route->methods & METHOD_POST) && strcmp(exchange->method, "POST") == 0);
+           ((route->methods & METHOD_GET) && strcmp(exchange->method, "GET") == 0) ||
+           ((route->methods & METHOD_POST) && strcmp(exchange->method, "POST") == 0);
 }
 
 static const struct route *find_route(const struct target *target)
@@ -316,12 +319,14 @@ void routes_handle(struct sim *sim, struct exchange *exchange, const struct targ
     const struct route *route = find_route(target);
     if (!check_key(sim, exchange))
         return;
-    if (!route || (target->count != (route->takes_job ? 4U : 3U) && !(route->methods & METHOD_ANY))) {
+    if (!route ||
+        (target->count != (route->takes_job ? 4U : 3U) && !(route->methods & METHOD_ANY))) {
         exchange_reply_json(exchange, 404, "{\"error\":\"not allowed for QB API\"}");
         return;
     }
     if (!method_allowed(route, exchange)) {
-        exchange_reply_json(exchange, 405,
+        exchange_reply_json(
+            exchange, 405,
             "{\"detail\":\"method not allowed\",\"status\":405,\"title\":\"Method Not Allowed\"}");
         return;
     }

@@ -59,7 +59,8 @@ static void reply_status(struct strike *strike, struct exchange *exchange)
     }
     const char *form = strike->fault.body;
     if (strcmp(form, "html") == 0) {
-        snprintf(text, sizeof text,
+        snprintf(
+            text, sizeof text,
             "<html>\r\n<head><title>%d</title></head>\r\n<body><center><h1>%d</h1></center></body>"
             "\r\n</html>\r\n",
             code, code);
@@ -70,7 +71,8 @@ static void reply_status(struct strike *strike, struct exchange *exchange)
     } else if (strcmp(form, "empty") == 0) {
         exchange_reply(exchange, code, NULL, NULL);
     } else {
-        snprintf(text, sizeof text,
+        snprintf(
+            text, sizeof text,
             "{\"detail\":\"struck by a fault of podgate-sim\",\"status\":%d,\"title\":\"Fault\"}",
             code);
         reply_text(exchange, code, "application/json", text);
@@ -170,14 +172,14 @@ static void encode_gzip(struct evbuffer *body)
 /* ---- answers byte by byte ---- */
 
 static void write_fields(struct evbuffer *out, const struct strike *strike,
-    const struct exchange *exchange)
+                         const struct exchange *exchange)
 {
     struct evkeyval *field;
     struct evkeyvalq *fields = evhttp_request_get_output_headers(exchange->request);
     if (strike->content_type[0] && !evhttp_find_header(fields, "Content-Type"))
         evbuffer_add_printf(out, "Content-Type: %s\r\n", strike->content_type);
     TAILQ_FOREACH(field, fields, next)
-        evbuffer_add_printf(out, "%s: %s\r\n", field->key, field->value);
+    evbuffer_add_printf(out, "%s: %s\r\n", field->key, field->value);
 }
 
 static void write_filler(struct evbuffer *out, int64_t bytes)
@@ -189,7 +191,7 @@ static void write_filler(struct evbuffer *out, int64_t bytes)
 }
 
 static void write_framing(struct evbuffer *out, const struct strike *strike, size_t length,
-    bool streaming)
+                          bool streaming)
 {
     const struct fault *fault = &strike->fault;
     enum fault_kind kind = fault->kind;
@@ -229,7 +231,7 @@ static void write_body(struct evbuffer *out, const struct strike *strike, struct
 }
 
 static void write_answer(struct evbuffer *out, const struct strike *strike,
-    const struct exchange *exchange, int status, struct evbuffer *body)
+                         const struct exchange *exchange, int status, struct evbuffer *body)
 {
     const struct fault *fault = &strike->fault;
     if (fault->kind == FAULT_RAW) {
@@ -245,7 +247,7 @@ static void write_answer(struct evbuffer *out, const struct strike *strike,
         int code = fault->code ? (int)fault->code : 103;
         for (int64_t i = fault_number(fault, 100); i > 0; i--)
             evbuffer_add_printf(out, "HTTP/1.1 %d Informational\r\nX-Count: %lld\r\n\r\n", code,
-                (long long)i);
+                                (long long)i);
     }
     evbuffer_add_printf(out, "HTTP/1.1 %d %s\r\n", status, status == 200 ? "OK" : "Status");
     write_fields(out, strike, exchange);
@@ -276,10 +278,12 @@ static struct raw_plan make_plan(const struct fault *fault)
 }
 
 static void answer_raw(struct strike *strike, struct exchange *exchange, int status,
-    struct evbuffer *body)
+                       struct evbuffer *body)
 {
     struct raw_plan plan = make_plan(&strike->fault);
     bool streaming = exchange->streaming;
+    if (streaming)
+        plan.delay_ms = strike->fault.delay_ms; /* that of a whole answer is over by now */
     struct evbuffer *bytes = evbuffer_new();
     if (bytes)
         write_answer(bytes, strike, exchange, status, body);
@@ -298,20 +302,20 @@ static void answer_raw(struct strike *strike, struct exchange *exchange, int sta
 /* ---- the answer has come ---- */
 
 static void deliver(struct strike *strike, struct exchange *exchange, int status,
-    struct evbuffer *body)
+                    struct evbuffer *body)
 {
     switch (strike->fault.kind) {
     case FAULT_STATUS: reply_status(strike, exchange); return;
     case FAULT_REDIRECT: reply_redirect(strike, exchange); return;
     case FAULT_PHANTOM:
         reply_text(exchange, 404, "application/json",
-            "{\"detail\":\"job not found\",\"status\":404,\"title\":\"Not Found\"}");
+                   "{\"detail\":\"job not found\",\"status\":404,\"title\":\"Not Found\"}");
         return;
     case FAULT_NO_ID:
         reply_text(exchange, 200, "application/json",
-            strcmp(strike->fault.body, "status") == 0
-                ? "{\"status\":\"IN_QUEUE\"}"
-                : "{\"error\":\"struck by a fault of podgate-sim\"}");
+                   strcmp(strike->fault.body, "status") == 0
+                       ? "{\"status\":\"IN_QUEUE\"}"
+                       : "{\"error\":\"struck by a fault of podgate-sim\"}");
         return;
     case FAULT_WRONG_ID:
         if (body)
@@ -372,11 +376,11 @@ static void on_gone(struct exchange *exchange, void *argument)
 }
 
 static void on_answer(struct exchange *exchange, int status, const char *content_type,
-    struct evbuffer *body, void *argument)
+                      struct evbuffer *body, void *argument)
 {
     struct strike *strike = argument;
     snprintf(strike->content_type, sizeof strike->content_type, "%s",
-        content_type ? content_type : "");
+             content_type ? content_type : "");
     if (exchange->streaming) {
         /* A stream has begun: only what works on its bytes can strike it. */
         answer_raw(strike, exchange, status, NULL);

@@ -18,7 +18,7 @@ static struct sim_text get_typed(struct sim_text object, const char *key, enum s
 }
 
 enum submission_result submission_read(struct submission *submission, struct sim_text body,
-    enum job_kind kind)
+                                       enum job_kind kind)
 {
     *submission = (struct submission){.kind = kind, .input = sim_text_of("")};
     if (!sim_json_valid(body) || sim_json_type(body) != SIM_JSON_OBJECT)

@@ -8,6 +8,6 @@ enum submission_result { SUBMISSION_OK, SUBMISSION_INVALID, SUBMISSION_INPUT_NO_
 
 /* Fills `submission` with views into `body`. SUBMISSION_INVALID: no JSON object. */
 MUST_CHECK enum submission_result submission_read(struct submission *submission,
-    struct sim_text body, enum job_kind kind);
+                                                  struct sim_text body, enum job_kind kind);
 
 #endif

@@ -22,8 +22,7 @@ struct target {
 void target_parse(struct target *target, struct sim_text text);
 
 /* The raw value of the first query parameter of that name. */
-MUST_CHECK bool target_query(const struct target *target, const char *name,
-    struct sim_text *value);
+MUST_CHECK bool target_query(const struct target *target, const char *name, struct sim_text *value);
 
 /* The same as a whole number >= 0; `otherwise` when absent, -1 when it is no such number. */
 int64_t target_query_integer(const struct target *target, const char *name, int64_t otherwise);

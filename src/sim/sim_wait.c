@@ -21,7 +21,8 @@ struct waiter {
 void wait_reply_not_found(struct exchange *exchange, const char *detail)
 {
     char json[160];
-    snprintf(json, sizeof json, "{\"detail\":\"%s\",\"status\":404,\"title\":\"Not Found\"}", detail);
+    snprintf(json, sizeof json, "{\"detail\":\"%s\",\"status\":404,\"title\":\"Not Found\"}",
+             detail);
     exchange_reply_json(exchange, 404, json);
 }
 
@@ -98,7 +99,8 @@ void wait_start(struct job *job, struct exchange *exchange, enum wait_kind kind,
 void wait_on_chunk(struct job *job)
 {
     struct waiter *waiter;
-    TAILQ_FOREACH(waiter, &job->waiters, link) {
+    TAILQ_FOREACH(waiter, &job->waiters, link)
+    {
         if (waiter->kind == WAIT_STREAM) {
             waiter_answer(waiter);
             return;

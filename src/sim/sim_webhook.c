@@ -104,7 +104,7 @@ static void on_attempt(evutil_socket_t fd, short what, void *argument)
         return;
     }
     snprintf(target, target_bytes, "%s%s%s", *path ? path : "/", query ? "?" : "",
-        query ? query : "");
+             query ? query : "");
     add_fields(request, host, port);
     blob_append(evhttp_request_get_output_buffer(request), delivery->body);
     evhttp_connection_set_timeout(connection, ATTEMPT_SECONDS);
@@ -124,7 +124,7 @@ static bool fill(struct delivery *delivery, const struct job *job)
     const char *scheme = delivery->uri ? evhttp_uri_get_scheme(delivery->uri) : NULL;
     if (!scheme || strcasecmp(scheme, "http") != 0 || !evhttp_uri_get_host(delivery->uri)) {
         fprintf(stderr, "podgate-sim: webhook of %s not delivered: only http:// is supported\n",
-            job->id);
+                job->id);
         free(url);
         return false;
     }

@@ -14,11 +14,7 @@
 #include "sim/sim_target.h"
 #include "sim/sim_wait.h"
 
-enum {
-    RESULT_MAXIMUM_BYTES = 20 * 1024 * 1024,
-    BATCH_MAXIMUM = 100,
-    STOPS_MAXIMUM = 64
-};
+enum { RESULT_MAXIMUM_BYTES = 20 * 1024 * 1024, BATCH_MAXIMUM = 100, STOPS_MAXIMUM = 64 };
 
 /* Known from its first request until it has been silent for too long. */
 struct real_worker {
@@ -201,7 +197,7 @@ static void write_job(struct evbuffer *out, const struct job *job)
 
 /* Answers with `job`, and for a batch with more from the queue. */
 static void give(struct real_worker *worker, struct exchange *exchange, int64_t batch,
-    struct job *job)
+                 struct job *job)
 {
     struct evbuffer *body = evbuffer_new();
     if (body && batch > 0)
@@ -276,7 +272,7 @@ static void hold(struct real_worker *worker, struct exchange *exchange, bool is_
 }
 
 static void route_take(struct real_worker *worker, struct exchange *exchange,
-    const struct target *target, bool is_batch)
+                       const struct target *target, bool is_batch)
 {
     int64_t batch = is_batch ? target_query_integer(target, "batch_size", 1) : 0;
     if (is_batch && (batch < 1 || batch > BATCH_MAXIMUM))
@@ -339,8 +335,8 @@ static void route_chunk(struct exchange *exchange, struct job *job)
 
 bool worker_is_route(struct sim_text operation)
 {
-    static const char *const names[] = {
-        "job-take", "job-take-batch", "job-done", "job-stream", "job-stop", "ping"};
+    static const char *const names[] = {"job-take",   "job-take-batch", "job-done",
+                                        "job-stream", "job-stop",       "ping"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (sim_text_is(operation, names[i]))
             return true;
@@ -357,13 +353,14 @@ static bool check_key(const struct sim *sim, struct exchange *exchange)
         token = sim_text_trim((struct sim_text){token.data + 7, token.length - 7});
     if (!expected || sim_text_is(token, expected))
         return true;
-    exchange_reply_json(exchange, 401,
+    exchange_reply_json(
+        exchange, 401,
         "{\"detail\":\"invalid api key\",\"status\":401,\"title\":\"Unauthorized\"}");
     return false;
 }
 
 static void route_job(struct real_worker *worker, struct exchange *exchange,
-    const struct target *target)
+                      const struct target *target)
 {
     struct job *job = queue_find(worker->endpoint, target->segment[4]);
     if (!job || job->worker != worker)

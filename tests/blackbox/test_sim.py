@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import resource
 import socket
 import threading
 import http.server
@@ -680,3 +681,24 @@ def refuses(port):
     except ConnectionRefusedError:
         return True
     return False
+
+
+def test_holds_thousands_of_callers(caller, full):
+    count = 8000 if full else 1000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    job = caller.submit(mock_delay=3600000)
+    held = []
+    try:
+        for _ in range(count):
+            held.append(wire.Wire.connect(caller.sim.port))
+            held[-1].send(wire.head("GET", f"/v2/{caller.endpoint}/status-sync/{job}?wait=120000",
+                                    caller.sim.key))
+        wait_until(lambda: caller.sim.counters()["requests"] >= count)
+        assert caller("GET", "health").status == 200
+        caller("POST", f"cancel/{job}")
+        assert {connection.read_reply().json["status"] for connection in held} == {"CANCELLED"}
+    finally:
+        for connection in held:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

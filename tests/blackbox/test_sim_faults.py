@@ -4,6 +4,7 @@ import gzip
 import json
 import ssl
 import subprocess
+import time
 
 import pytest
 
@@ -381,3 +382,16 @@ def test_nonce_of_a_job_is_found(struck):
     nonce = unique()
     struck.submit(nonce=nonce)
     assert struck.sim.count_containing(nonce) == 1
+
+
+def test_event_stream_that_begins_late(struck):
+    struck.sim.fault("delay=300,operation=openai,count=1")
+    body = {"stream": True, "mock_stream": 3}
+    with wire.Wire.connect(struck.sim.port) as connection:
+        raw = json.dumps(body).encode()
+        connection.send(wire.head("POST", f"/v2/{struck.endpoint}/openai/v1/completions",
+                                  struck.sim.key, raw) + raw)
+        began = time.monotonic()
+        reply = connection.read_reply()
+    assert time.monotonic() - began >= 0.29
+    assert reply.body.count(b"data: ") == 4
