@@ -41,7 +41,7 @@ enum http_chunked_fault {
     HTTP_CHUNKED_FAULT_COUNT
 };
 
-/* Embedded in its connection; 32 bytes. */
+/* Embedded in its connection; 24 bytes. */
 struct http_chunked {
     uint64_t remaining; /* of the current chunk's data */
     uint64_t total;     /* data bytes announced so far */

@@ -92,15 +92,18 @@ static enum json_scan_result skip_escape(struct scan *scan)
     if (scan->at == scan->end) {
         return JSON_SCAN_CUT;
     }
-    char letter = *scan->at;
-    if (letter != 'u') {
-        if (letter == '\0' || strchr("\"\\/bfnrt", letter) == NULL) {
-            return JSON_SCAN_BAD;
-        }
-        scan->at++;
-        return JSON_SCAN_OK;
+    switch (*scan->at++) {
+    case '"':
+    case '\\':
+    case '/':
+    case 'b':
+    case 'f':
+    case 'n':
+    case 'r':
+    case 't': return JSON_SCAN_OK;
+    case 'u': break;
+    default: scan->at--; return JSON_SCAN_BAD;
     }
-    scan->at++;
     for (int i = 0; i < 4; i++) {
         if (scan->at == scan->end) {
             return JSON_SCAN_CUT;
@@ -118,9 +121,14 @@ static enum json_scan_result skip_utf8(struct scan *scan)
 {
     size_t left = (size_t)(scan->end - scan->at);
     size_t length = json_text_utf8_length(scan->at, left);
-    if (length > 0) {
+    while (length > 0) {
         scan->at += length;
-        return JSON_SCAN_OK;
+        left -= length;
+        /* Such bytes come in rows. */
+        if (left == 0 || (unsigned char)*scan->at < 0x80) {
+            return JSON_SCAN_OK;
+        }
+        length = json_text_utf8_length(scan->at, left);
     }
     /* Cut off within a sequence, or wrong? A cut one would be right with more bytes like these. */
     static const char *const continuations[] = {"\x80\x80\x80", "\x90\x80\x80", "\xa0\x80\x80"};

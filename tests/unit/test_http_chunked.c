@@ -4,7 +4,8 @@
 
 #include "format/http_chunked.h"
 
-/* Decodes `input`, `piece` bytes at a time; the data goes to `body`, what is left over is counted. */
+/* Decodes `input`, `piece` bytes at a time; the data goes to `body`, what is left over is counted.
+ */
 static enum http_chunked_step decode(struct view input, size_t piece, struct builder *body,
                                      size_t *left, struct http_chunked *decoder)
 {
@@ -82,10 +83,10 @@ Test(http_chunked, decodes_bodies_cut_anywhere_and_stops_at_their_end)
 Test(http_chunked, refuses_bad_sizes)
 {
     const struct view sizes[] = {
-        VIEW("\r\n"),      VIEW("0x5\r\n"),  VIEW("+5\r\n"), VIEW("-5\r\n"), VIEW(" 5\r\n"),
-        VIEW("5 \r\n"),    VIEW("5 ;a\r\n"), VIEW("g\r\n"),  VIEW(";a\r\n"), VIEW("5\t\r\n"),
-        VIEW("5\0\r\n"),   VIEW("5,\r\n"),   VIEW("\n"),     VIEW("5_0\r\n"),
-        VIEW("1\r\na\r\n\r\n"), VIEW("1\r\na\r\nx\r\n"),
+        VIEW("\r\n"),   VIEW("0x5\r\n"), VIEW("+5\r\n"),         VIEW("-5\r\n"),
+        VIEW(" 5\r\n"), VIEW("5 \r\n"),  VIEW("5 ;a\r\n"),       VIEW("g\r\n"),
+        VIEW(";a\r\n"), VIEW("5\t\r\n"), VIEW("5\0\r\n"),        VIEW("5,\r\n"),
+        VIEW("\n"),     VIEW("5_0\r\n"), VIEW("1\r\na\r\n\r\n"), VIEW("1\r\na\r\nx\r\n"),
     };
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
         expect_fault(sizes[i], HTTP_CHUNKED_BAD_SIZE);
@@ -164,8 +165,8 @@ Test(http_chunked, formats_headers)
 {
     char text[HTTP_CHUNK_HEADER_MAXIMUM];
     cr_assert(view_equal(view_make(text, http_chunk_format_header(text, 0)), VIEW("0\r\n")));
-    cr_assert(view_equal(view_make(text, http_chunk_format_header(text, 0x1a2b)),
-                         VIEW("1a2b\r\n")));
+    cr_assert(
+        view_equal(view_make(text, http_chunk_format_header(text, 0x1a2b)), VIEW("1a2b\r\n")));
     cr_assert(view_equal(view_make(text, http_chunk_format_header(text, UINT64_MAX)),
                          VIEW("ffffffffffffffff\r\n")));
     cr_assert(view_equal(http_chunked_last(), VIEW("0\r\n\r\n")));

@@ -23,14 +23,21 @@ Test(json_text, writes_strings_that_are_always_json)
                    VIEW("\"a\\\"b\\\\c\\n\\r\\t\\u0008\\u0000\\u007f\""));
     expect_written(VIEW("\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80"),
                    VIEW("\"\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80\""));
-    expect_written(VIEW("a\xff" "b\xe2\x82"), VIEW("\"a\xef\xbf\xbd" "b\xef\xbf\xbd\xef\xbf\xbd\""));
+    expect_written(VIEW("a\xff"
+                        "b\xe2\x82"),
+                   VIEW("\"a\xef\xbf\xbd"
+                        "b\xef\xbf\xbd\xef\xbf\xbd\""));
 }
 
 Test(json_text, knows_utf8_from_what_only_looks_like_it)
 {
-    const struct view right[] = {VIEW("a"), VIEW("\xc2\x80"), VIEW("\xe0\xa0\x80"),
-                                 VIEW("\xed\x9f\xbf"), VIEW("\xee\x80\x80"),
-                                 VIEW("\xf0\x90\x80\x80"), VIEW("\xf4\x8f\xbf\xbf")};
+    const struct view right[] = {VIEW("a"),
+                                 VIEW("\xc2\x80"),
+                                 VIEW("\xe0\xa0\x80"),
+                                 VIEW("\xed\x9f\xbf"),
+                                 VIEW("\xee\x80\x80"),
+                                 VIEW("\xf0\x90\x80\x80"),
+                                 VIEW("\xf4\x8f\xbf\xbf")};
     for (size_t i = 0; i < ARRAY_LENGTH(right); i++) {
         cr_assert_eq(json_text_utf8_length(right[i].data, right[i].length), right[i].length);
         for (size_t cut = 1; cut < right[i].length; cut++) {
@@ -41,10 +48,16 @@ Test(json_text, knows_utf8_from_what_only_looks_like_it)
             free(part);
         }
     }
-    const struct view wrong[] = {VIEW("\x80"), VIEW("\xc0\x80"), VIEW("\xc1\xbf"),
-                                 VIEW("\xe0\x9f\xbf"), VIEW("\xed\xa0\x80"),
-                                 VIEW("\xf0\x8f\xbf\xbf"), VIEW("\xf4\x90\x80\x80"),
-                                 VIEW("\xf5\x80\x80\x80"), VIEW("\xff"), VIEW("\xe2\x82z"),
+    const struct view wrong[] = {VIEW("\x80"),
+                                 VIEW("\xc0\x80"),
+                                 VIEW("\xc1\xbf"),
+                                 VIEW("\xe0\x9f\xbf"),
+                                 VIEW("\xed\xa0\x80"),
+                                 VIEW("\xf0\x8f\xbf\xbf"),
+                                 VIEW("\xf4\x90\x80\x80"),
+                                 VIEW("\xf5\x80\x80\x80"),
+                                 VIEW("\xff"),
+                                 VIEW("\xe2\x82z"),
                                  VIEW("\xc3z")};
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++) {
         cr_assert_eq(json_text_utf8_length(wrong[i].data, wrong[i].length), 0, "case %zu", i);
@@ -61,10 +74,20 @@ Test(json_text, reads_escapes)
                          VIEW("a\"\\/\b\f\n\r\tA\xc3\xa4\xe2\x82\xac\xf0\x9f\x98\x80z")));
     builder_clear(&builder);
     const struct view wrong[] = {
-        VIEW("a"),          VIEW("\""),          VIEW("\"a"),           VIEW("\"\\\""),
-        VIEW("\"\\x\""),    VIEW("\"\\u00\""),   VIEW("\"\\u00g0\""),   VIEW("\"\\ud83d\""),
-        VIEW("\"\\ude00\""), VIEW("\"\\ud83dx\""), VIEW("\"\\ud83d\\u0041\""), VIEW("\"a\"b\""),
-        VIEW("\"a\nb\""),   VIEW("\"\\\0\""),
+        VIEW("a"),
+        VIEW("\""),
+        VIEW("\"a"),
+        VIEW("\"\\\""),
+        VIEW("\"\\x\""),
+        VIEW("\"\\u00\""),
+        VIEW("\"\\u00g0\""),
+        VIEW("\"\\ud83d\""),
+        VIEW("\"\\ude00\""),
+        VIEW("\"\\ud83dx\""),
+        VIEW("\"\\ud83d\\u0041\""),
+        VIEW("\"a\"b\""),
+        VIEW("\"a\nb\""),
+        VIEW("\"\\\0\""),
     };
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++) {
         cr_assert_not(json_text_unescape(&builder, wrong[i]), "case %zu", i);

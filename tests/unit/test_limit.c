@@ -202,7 +202,8 @@ static void *take_many(void *argument)
 
 Test(limit, threads_together_get_the_burst_and_not_one_more)
 {
-    struct race race = {.limits = {policy(1, LIMIT_SECOND_NS, 5000), policy(1, LIMIT_SECOND_NS, 7000)}};
+    struct race race = {
+        .limits = {policy(1, LIMIT_SECOND_NS, 5000), policy(1, LIMIT_SECOND_NS, 7000)}};
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) {
         cr_assert_eq(pthread_create(&threads[i], NULL, take_many, &race), 0);

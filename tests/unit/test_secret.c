@@ -58,8 +58,8 @@ static bool mapping_has_flag(const void *address, const char *flag)
     return found;
 }
 
-/* What secret_is_locked() says is what the kernel says. Sanitizers make mlock() do nothing and report
- * success, so that there is nothing to compare under them. */
+/* What secret_is_locked() says is what the kernel says. Sanitizers make mlock() do nothing and
+ * report success, so that there is nothing to compare under them. */
 static void check_lock_is_reported(const struct secret *secret)
 {
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
