@@ -67,18 +67,10 @@ static struct mail *take_mail(struct loop *loop)
     return first;
 }
 
-static void on_wake(evutil_socket_t descriptor, short what, void *argument)
+void loop_flush_mail(struct loop *loop)
 {
-    struct loop *loop = argument;
-    struct mail *mail;
-    uint64_t count;
+    struct mail *mail = take_mail(loop);
 
-    (void)what;
-    /* The counter is emptied before the mail is taken, so a letter posted in between wakes again. */
-    if (read((int)descriptor, &count, sizeof count) < 0) {
-        count = 0;
-    }
-    mail = take_mail(loop);
     while (mail) {
         struct mail *next = mail->next;
 
@@ -86,6 +78,19 @@ static void on_wake(evutil_socket_t descriptor, short what, void *argument)
         free(mail);
         mail = next;
     }
+}
+
+static void on_wake(evutil_socket_t descriptor, short what, void *argument)
+{
+    struct loop *loop = argument;
+    uint64_t count;
+
+    (void)what;
+    /* The counter is emptied before the mail is taken, so a letter posted in between wakes again. */
+    if (read((int)descriptor, &count, sizeof count) < 0) {
+        count = 0;
+    }
+    loop_flush_mail(loop);
     if (atomic_exchange(&loop->stopping, false)) {
         event_base_loopbreak(loop->base);
     }

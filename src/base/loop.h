@@ -40,6 +40,10 @@ void loop_stop(struct loop *loop);
  * be called and `argument` stays the caller's. */
 MUST_CHECK bool loop_post(struct loop *loop, loop_function *function, void *argument);
 
+/* Calls what is still in the mailbox, on the calling thread. Only when the loop's thread has left
+ * loop_run() and all that the letters name is still there, so that nothing they carry is lost. */
+void loop_flush_mail(struct loop *loop);
+
 /* Calls `destroy(object)` when the callbacks of this turn are done. libevent and OpenSSL may touch
  * an object once more after its end, so nothing is freed inside its own callback. Loop's thread
  * only; never fails. `node` is storage inside the object, unused until then. */

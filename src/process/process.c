@@ -518,6 +518,12 @@ static void destroy(struct process *process)
         worker_stop(process->workers[i]);
         worker_join(process->workers[i]);
     }
+    /* Twice, since a letter may be answered by one. */
+    for (size_t i = 0; i < 2 * process->worker_count && process->workers; i++) {
+        if (process->workers[i % process->worker_count]) {
+            worker_flush(process->workers[i % process->worker_count]);
+        }
+    }
     for (size_t i = 0; i < process->worker_count && process->workers; i++) {
         worker_destroy(process->workers[i]);
     }

@@ -269,6 +269,11 @@ void worker_join(struct worker *worker)
     }
 }
 
+void worker_flush(struct worker *worker)
+{
+    loop_flush_mail(worker->loop);
+}
+
 static void adopt(void *argument)
 {
     struct adopt_letter *letter = argument;

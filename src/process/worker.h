@@ -49,6 +49,10 @@ bool worker_has_ended(const struct worker *worker);
 /* Waits for the thread. Main thread. */
 void worker_join(struct worker *worker);
 
+/* Acts on what other workers still had in the mail for this one. After worker_join() of all, before the
+ * first worker_destroy(). Main thread. */
+void worker_flush(struct worker *worker);
+
 /* Frees all parts. After worker_join(), or when it was never started. NULL is allowed. Main thread. */
 void worker_destroy(struct worker *worker);
 
