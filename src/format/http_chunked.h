@@ -54,9 +54,9 @@ struct http_chunked {
 void http_chunked_begin(struct http_chunked *decoder);
 
 /* Takes the next piece off the front of `input`. DATA: `data` is a non-empty run of body bytes
- * inside the input. MORE: the input is used up. END: the last chunk and the trailers were read, what
- * is left of `input` doesn't belong to the body. FAULT: the connection can't go on; it stays the
- * answer of every later call. Trailer fields are checked like head fields and dropped. */
+ * inside the input. MORE: the input is used up. END: the last chunk and the trailers were read,
+ * what is left of `input` doesn't belong to the body. FAULT: the connection can't go on; it stays
+ * the answer of every later call. Trailer fields are checked like head fields and dropped. */
 MUST_CHECK enum http_chunked_step http_chunked_next(struct http_chunked *decoder,
                                                     struct view *input, struct view *data);
 
@@ -66,9 +66,9 @@ struct view http_chunked_detail(const struct http_chunked *decoder);
 /* A word for logs and counters, such as "chunk_size". */
 struct view http_chunked_name(const struct http_chunked *decoder);
 
-/* Writes the header of a chunk with `size` data bytes (size in hexadecimal, CRLF) into `text`, which
- * has room for HTTP_CHUNK_HEADER_MAXIMUM bytes, and gives its length. `size` 0 is the last chunk; a
- * second CRLF, after the data or the trailers, is the sender's. */
+/* Writes the header of a chunk with `size` data bytes (size in hexadecimal, CRLF) into `text`,
+ * which has room for HTTP_CHUNK_HEADER_MAXIMUM bytes, and gives its length. `size` 0 is the last
+ * chunk; a second CRLF, after the data or the trailers, is the sender's. */
 size_t http_chunk_format_header(char *text, uint64_t size);
 
 /* What ends a body without trailers: "0\r\n\r\n". */

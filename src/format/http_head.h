@@ -12,13 +12,12 @@
  *         read more into buffer, length
  *         switch (http_request_parse(&request, buffer, length)) {
  *         case HTTP_HEAD_OK:          buffer[request.head.length] is the first byte of the body
- *         case HTTP_HEAD_INCOMPLETE:  continue; (the buffer may move, its first bytes must not change)
+ *         case HTTP_HEAD_INCOMPLETE:  continue; (the buffer may move; keep its first bytes)
  *         else:                       http_head_status(result), http_head_detail(result), close
  *         }
  *     }
  *     if (request.objection != HTTP_HEAD_OK) { answer that, the connection can go on }
- *     struct view host = http_head_value(&request.head, HTTP_FIELD_HOST);
- */
+ *     struct view host = http_head_value(&request.head, HTTP_FIELD_HOST); */
 #ifndef PODGATE_FORMAT_HTTP_HEAD_H
 #define PODGATE_FORMAT_HTTP_HEAD_H
 
@@ -239,8 +238,8 @@ MUST_CHECK enum http_head_result http_request_parse(struct http_request_head *re
 void http_response_begin(struct http_response_head *response, enum http_method request_method);
 
 /* As http_request_parse(). 1xx responses come back as HTTP_HEAD_OK too, framing HTTP_BODY_NONE: the
- * caller begins anew behind them. Framing is RFC 9112 section 6.3: 1xx, 204, 304 and answers to HEAD
- * have no body; without Content-Length and Transfer-Encoding it ends with the connection. */
+ * caller begins anew behind them. Framing is RFC 9112 section 6.3: 1xx, 204, 304 and answers to
+ * HEAD have no body; without Content-Length and Transfer-Encoding it ends with the connection. */
 MUST_CHECK enum http_head_result http_response_parse(struct http_response_head *response,
                                                      const char *data, size_t length);
 

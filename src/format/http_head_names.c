@@ -35,8 +35,8 @@ bool http_bytes_are(struct view view, unsigned mask)
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-/* Compares a token with a lower-case name of the same length. Setting bit 0x20 folds letters, leaves
- * digits and hyphens alone, and maps no other token byte onto one of these. */
+/* Compares a token with a lower-case name of the same length. Setting bit 0x20 folds letters,
+ * leaves digits and hyphens alone, and maps no other token byte onto one of these. */
 static inline bool folds_to(const char *name, const char *lower_case, size_t length)
 {
     const uint64_t bits = UINT64_C(0x2020202020202020);

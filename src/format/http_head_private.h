@@ -1,9 +1,10 @@
 /* What the parsers of request heads (http_head_request.c) and response heads (http_head_response.c)
  * share; http_head.c has the functions.
  *
- * Every phase starts again from `head->position`, and stops at the first byte that decides. No phase
- * looks behind that byte except for the LF after a CR, so that the verdict doesn't depend on how the
- * bytes arrived: that is why a fault of a line is reported at its byte and not at the line's end. */
+ * Every phase starts again from `head->position`, and stops at the first byte that decides. No
+ * phase looks behind that byte except for the LF after a CR, so that the verdict doesn't depend on
+ * how the bytes arrived: that is why a fault of a line is reported at its byte and not at the
+ * line's end. */
 #ifndef PODGATE_FORMAT_HTTP_HEAD_PRIVATE_H
 #define PODGATE_FORMAT_HTTP_HEAD_PRIVATE_H
 
@@ -46,8 +47,8 @@ MUST_CHECK enum http_head_result http_head_refuse(struct http_head *head,
                                                   size_t position,
                                                   enum http_head_result otherwise);
 
-/* Compares the bytes from `head->mark` on with `pattern`, where '0' stands for any digit. Everything
- * before the first byte that doesn't fit was right; with HTTP_HEAD_OK all of it was. */
+/* Compares the bytes from `head->mark` on with `pattern`, where '0' stands for any digit.
+ * Everything before the first byte that doesn't fit was right; with HTTP_HEAD_OK all of it was. */
 MUST_CHECK enum http_head_result http_head_match(struct http_head *head,
                                                  const struct http_head_input *input,
                                                  struct view pattern,
@@ -70,8 +71,8 @@ static inline size_t http_head_skip_class(const char *data, size_t position, siz
 /* The same for HTTP_BYTE_VALUE, eight bytes at a time: values are most of a head. */
 size_t http_head_skip_value(const char *data, size_t position, size_t stop);
 
-/* Goes on within the field section. HTTP_HEAD_OK: `*added` is a field to be judged and kept, or NULL
- * when the section is over and `head->length` is set. */
+/* Goes on within the field section. HTTP_HEAD_OK: `*added` is a field to be judged and kept, or
+ * NULL when the section is over and `head->length` is set. */
 MUST_CHECK enum http_head_result http_head_next_field(struct http_head *head,
                                                       const struct http_head_input *input,
                                                       struct http_field **added);

@@ -44,14 +44,14 @@ struct limit_charge {
 
 struct limit_decision {
     bool allowed;
-    size_t index;       /* of the charge that decides: which refused for longest, or has least left */
+    size_t index;       /* of the charge that decides: the longest refusal, or least left */
     uint64_t wait_ns;   /* refused: until all could pass if nobody else came; else 0 */
     uint64_t remaining; /* of charge `index`: how many more at once, right after this decision */
 };
 
 /* Sets the policy `requests` per `period_ns` with `burst` (at least 1). False when one is 0, the
- * rate is above one a nanosecond, or the window doesn't fit into 63 bits. The interval is rounded up
- * to a nanosecond, so that never more than the rate is allowed. */
+ * rate is above one a nanosecond, or the window doesn't fit into 63 bits. The interval is rounded
+ * up to a nanosecond, so that never more than the rate is allowed. */
 MUST_CHECK bool limit_policy_init(struct limit_policy *policy, uint64_t requests,
                                   uint64_t period_ns, uint64_t burst);
 
