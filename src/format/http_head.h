@@ -219,9 +219,10 @@ struct http_request_head {
 };
 
 struct http_response_head {
-    uint16_t status;   /* 100 to 599 */
-    uint8_t objection; /* HTTP_HEAD_OK or HTTP_HEAD_ENCODED: nobody asked for a coding */
-    bool answers_head; /* the request was HEAD: no body whatever is announced */
+    uint16_t status;      /* 100 to 599 */
+    uint8_t objection;    /* HTTP_HEAD_OK or HTTP_HEAD_ENCODED: nobody asked for a coding */
+    bool answers_head;    /* the request was HEAD: no body whatever is announced */
+    bool answers_connect; /* the request was CONNECT: what follows a 2xx is the tunnel */
     struct http_head head;
 };
 
@@ -239,7 +240,8 @@ void http_response_begin(struct http_response_head *response, enum http_method r
 
 /* As http_request_parse(). 1xx responses come back as HTTP_HEAD_OK too, framing HTTP_BODY_NONE: the
  * caller begins anew behind them. Framing is RFC 9112 section 6.3: 1xx, 204, 304 and answers to
- * HEAD have no body; without Content-Length and Transfer-Encoding it ends with the connection. */
+ * HEAD have no body, nor has a 2xx to CONNECT; without Content-Length and Transfer-Encoding it ends
+ * with the connection. */
 MUST_CHECK enum http_head_result http_response_parse(struct http_response_head *response,
                                                      const char *data, size_t length);
 

@@ -6,6 +6,7 @@ void http_response_begin(struct http_response_head *response, enum http_method r
 {
     memset(response, 0, offsetof(struct http_response_head, head));
     response->answers_head = request_method == HTTP_METHOD_HEAD;
+    response->answers_connect = request_method == HTTP_METHOD_CONNECT;
     http_head_start(&response->head, PHASE_STATUS_LINE);
 }
 
@@ -74,7 +75,9 @@ static enum http_head_result settle_response(struct http_response_head *response
     if (never_has_body && (head->transfer_seen || head->content_length > 0)) {
         return HTTP_HEAD_BODY_FORBIDDEN;
     }
-    if (never_has_body || response->status == 304 || response->answers_head) {
+    bool begins_tunnel =
+        response->answers_connect && response->status >= 200 && response->status <= 299;
+    if (never_has_body || response->status == 304 || response->answers_head || begins_tunnel) {
         head->framing = HTTP_BODY_NONE;
     } else if (head->framing == HTTP_BODY_NONE) {
         head->framing = HTTP_BODY_CLOSE;
