@@ -278,6 +278,7 @@ class Server(Program):
 
     label = ""
     log_name = "access.log"
+    log_appends = True         # writes at the log's end, wherever that is
     allow_list = True          # forwards only FIELDS_FORWARDED
 
     def __init__(self, place, upstream, variant=""):
@@ -286,21 +287,24 @@ class Server(Program):
         self.variant = variant
         self.whoami_body = b'{"error":"not set"}'
         self.logs = variant != "no-log"
+        self.log_offset = 0
+        self.log_count = 0
 
     def log_path(self):
         return os.path.join(self.directory, self.log_name)
 
     def log_lines(self):
-        """Lines about requests in the log."""
-        count = 0
+        """Lines about requests in the log since log_clear(); reads only what is new."""
         with open(self.log_path(), "rb") as file:
+            file.seek(self.log_offset)
             while True:
                 block = file.read(1 << 20)
-                if not block:
-                    return count
-                # "event=request_done" may be cut by the block's end: finish the line.
-                block += file.readline()
-                count += block.count(b"event=request_done")
+                whole = block.rfind(b"\n") + 1
+                if whole == 0:
+                    return self.log_count
+                self.log_count += block.count(b"event=request_done", 0, whole)
+                self.log_offset += whole
+                file.seek(self.log_offset)
 
     def wait_log_lines(self, wanted):
         """Waits for lines that are still in a buffer, until all are there or no more come.
@@ -317,7 +321,11 @@ class Server(Program):
         return lines
 
     def log_clear(self):
+        """Forgets what is in the log, and gives the disk space back."""
+        size = os.path.getsize(self.log_path())
         os.truncate(self.log_path(), 0)
+        self.log_offset = 0 if self.log_appends else size
+        self.log_count = 0
 
     def version(self):
         raise NotImplementedError
@@ -380,6 +388,7 @@ class Nginx(Server):
 class Haproxy(Server):
     kind = "haproxy"
     template = "haproxy/haproxy.cfg.in"
+    log_appends = False        # it takes O_APPEND off its standard output
 
     def __init__(self, place, upstream, variant=""):
         super().__init__(place, upstream, variant)
