@@ -70,8 +70,7 @@ static int finish_output(void)
     return EX_OK;
 }
 
-/* ---- key generate ------------------------------------------------------------------------------
- */
+/* ---- key generate ---------------------------------------------------------------------------- */
 
 static void print_stanza(const char *id, const uint8_t *hash, const char *team)
 {
@@ -120,8 +119,7 @@ static int generate_key(const char *id, const struct options *options)
     return status;
 }
 
-/* ---- check -------------------------------------------------------------------------------------
- */
+/* ---- check ----------------------------------------------------------------------------------- */
 
 static int check_config(const struct options *options)
 {
@@ -149,8 +147,7 @@ static int check_config(const struct options *options)
     return status;
 }
 
-/* ---- ping --------------------------------------------------------------------------------------
- */
+/* ---- ping ------------------------------------------------------------------------------------ */
 
 static bool wait_for(int descriptor, short events, uint64_t deadline_ms)
 {
@@ -285,8 +282,7 @@ static int ping(const struct options *options)
     return judge_answer(admin, view_make(answer, length));
 }
 
-/* ---- command line ------------------------------------------------------------------------------
- */
+/* ---- command line ---------------------------------------------------------------------------- */
 
 static int run_command(int count, char **words, const struct options *options)
 {

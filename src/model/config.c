@@ -9,8 +9,7 @@
 #include "base/table.h"
 #include "model/config_internal.h"
 
-/* ---- memory ------------------------------------------------------------------------------------
- */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 enum { BLOCK_BYTES = 64 * 1024 };
 
@@ -124,8 +123,7 @@ bool config_adopt(struct config *config, struct key_state_table *states)
     return true;
 }
 
-/* ---- indexes -----------------------------------------------------------------------------------
- */
+/* ---- indexes --------------------------------------------------------------------------------- */
 
 struct view config_key_name(const void *keys, size_t position)
 {
@@ -200,8 +198,7 @@ const struct config_endpoint *config_find_endpoint(const struct config *config, 
     return &config->endpoints[found == SIZE_MAX ? 0 : found];
 }
 
-/* ---- what a key may do -------------------------------------------------------------------------
- */
+/* ---- what a key may do ----------------------------------------------------------------------- */
 
 static bool matches(struct view pattern, struct view endpoint)
 {

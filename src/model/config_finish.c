@@ -20,8 +20,7 @@ static struct config_position option_at(const struct config_loader *loader,
     return position.line == 0 ? loader->position : position;
 }
 
-/* ---- keys --------------------------------------------------------------------------------------
- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
 /* The burst is of the rate that looks at the shortest time; the others are there to bound the sum,
  * and let all of theirs through at once. */
@@ -92,8 +91,7 @@ void config_finish_key(struct config_loader *loader, const struct config_key_opt
     key->rate_count = (uint8_t)options->rates.count;
 }
 
-/* ---- lists and indexes -------------------------------------------------------------------------
- */
+/* ---- lists and indexes ----------------------------------------------------------------------- */
 
 /* Fills the index of one kind of section, and complains of names that are there twice. */
 static void fill_index(struct config_loader *loader, enum config_section_name section,
@@ -209,8 +207,7 @@ static void finish_endpoints(struct config_loader *loader)
                                   config_endpoint_name, private->endpoints);
 }
 
-/* ---- sections that belong together -------------------------------------------------------------
- */
+/* ---- sections that belong together ----------------------------------------------------------- */
 
 static void finish_root(struct config_loader *loader)
 {

@@ -3,7 +3,8 @@
  *   config_options.c  the one table of options: names, kinds, defaults, bounds, where they go
  *   config_scan.c     a first look at a file's text: what libconfuse lets through in silence
  *   config_load.c     libconfuse, includes, sections
- *   config_value.c    one option's value from text
+ *   config_value.c    one option's value from text: numbers, words, defaults
+ *   config_texts.c    the same: files, addresses, URLs, patterns
  *   config_units.c    durations, sizes, rates, dates from and to text
  *   config_names.c    addresses, URLs, patterns from text
  *   config_finish.c   what several options must fulfil together; warnings
@@ -23,8 +24,7 @@
 #include "base/compiler.h"
 #include "model/config.h"
 
-/* ---- the table of options (config_options.c) --------------------------------------------------
- */
+/* ---- the table of options (config_options.c) ------------------------------------------------- */
 
 /* What an option's value is, and the type of the field that it fills. */
 enum config_kind {
@@ -152,8 +152,7 @@ const char *config_option_suggest(enum config_section_name section, const char *
 /* The word among `words` (NULL-terminated) that is nearest to `word`, or NULL when none is near. */
 const char *config_word_suggest(const char *const *words, const char *word);
 
-/* ---- mistakes (config_errors.c) ----------------------------------------------------------------
- */
+/* ---- mistakes (config_errors.c) -------------------------------------------------------------- */
 
 struct config_position {
     uint32_t file; /* index of config_errors_file() */
@@ -175,8 +174,7 @@ void config_warning(struct config_errors *errors, struct config_position positio
 /* Brings the mistakes into the order of files and lines. */
 void config_errors_sort(struct config_errors *errors);
 
-/* ---- memory and indexes of the snapshot (config.c) ---------------------------------------------
- */
+/* ---- memory and indexes of the snapshot (config.c) ------------------------------------------- */
 
 /* Names to positions in an array: open addressing, made once, then read by all threads. */
 struct config_index {
@@ -228,8 +226,7 @@ struct view config_key_name(const void *keys, size_t position);
 struct view config_team_name(const void *teams, size_t position);
 struct view config_endpoint_name(const void *endpoints, size_t position);
 
-/* ---- text (config_units.c, config_names.c) ------------------------------------------------------
- */
+/* ---- text (config_units.c, config_names.c) --------------------------------------------------- */
 
 /* "90s" in ms, s, m, h or d; "0" needs no unit. False: not that, or too large. */
 MUST_CHECK bool config_parse_duration(struct view text, uint64_t *duration_ms);
@@ -262,8 +259,7 @@ bool config_is_origin(struct view text);
 bool config_is_variable(struct view text);
 bool config_is_credential(struct view text);
 
-/* ---- loading (config_load.c, config_scan.c, config_value.c, config_finish.c) --------------------
- */
+/* ---- loading (config_load.c, config_scan.c, config_value.c, config_finish.c) ----------------- */
 
 /* One value as libconfuse gave it, with its place. */
 struct config_value {
@@ -335,6 +331,31 @@ struct config_loader {
  * comments, unknown and repeated options (with spaces, so that lines stay), which libconfuse would
  * stop at or count wrongly. False when libconfuse can't go on with the text. */
 MUST_CHECK bool config_scan(struct config_loader *loader, char *text, size_t length);
+
+/* What one call of config_option_set() works with. */
+struct config_setting {
+    struct config_loader *loader;
+    const struct config_option *option;
+    void *field;
+    const struct config_value *const *values;
+    size_t count;
+};
+
+/* The text of a value. */
+static inline struct view config_value_view(const struct config_value *value)
+{
+    return view_make(value->text, value->length);
+}
+
+/* Notes that the option's value is wrong and what was expected. Always false. */
+bool config_refuse(const struct config_setting *setting, const struct config_value *value,
+                   const char *expected);
+
+/* Notes that memory was lost. Always false. */
+bool config_setting_lost_memory(const struct config_setting *setting);
+
+/* Sets a field of one of the kinds that are texts. False: a mistake was noted. */
+MUST_CHECK bool config_set_text(const struct config_setting *setting);
 
 /* True when an option of this kind takes { several } values. */
 bool config_kind_is_list(enum config_kind kind);

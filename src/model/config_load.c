@@ -26,8 +26,7 @@ struct grammar {
     cfg_opt_t options[CONFIG_SECTIONS][CONFIG_OPTIONS_MAX];
 };
 
-/* ---- sections ----------------------------------------------------------------------------------
- */
+/* ---- sections -------------------------------------------------------------------------------- */
 
 static bool is_set(const cfg_opt_t *option)
 {
@@ -177,8 +176,7 @@ static void read_section(struct config_loader *loader, enum config_section_name 
     opened->read++;
 }
 
-/* ---- libconfuse's callbacks --------------------------------------------------------------------
- */
+/* ---- libconfuse's callbacks ------------------------------------------------------------------ */
 
 static int on_value(cfg_t *parsed, cfg_opt_t *option, const char *text, void *result)
 {
@@ -334,8 +332,7 @@ static void grammar_make(struct grammar *grammar)
     }
 }
 
-/* ---- files -------------------------------------------------------------------------------------
- */
+/* ---- files ----------------------------------------------------------------------------------- */
 
 /* Room in the snapshot for all sections that the scan saw. */
 static bool make_room(struct config_loader *loader)
@@ -483,8 +480,7 @@ static void read_includes(struct config_loader *loader)
     }
 }
 
-/* ---- the whole ---------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------- */
 
 static void loader_begin(struct config_loader *loader, const char *name)
 {

@@ -104,8 +104,7 @@ bool config_parse_rate(struct view text, struct config_rate *rate, bool *unit_ba
     return !*unit_bad;
 }
 
-/* ---- dates (RFC 3339) --------------------------------------------------------------------------
- */
+/* ---- dates (RFC 3339) ------------------------------------------------------------------------ */
 
 /* Days from 1970-01-01 to a date of the proleptic Gregorian calendar: years that begin in March, so
  * that the leap day is their last. */
