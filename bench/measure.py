@@ -203,6 +203,7 @@ def verify(server, place):
 def slice_closed(server, load, what, seconds):
     """One slice of saturating load: CPU per request of the server, log writing included."""
     server.log_clear()
+    counted = server.requests_counted()
     user, system = server.cpu_seconds()
     running = [program for program in server.place.programs if program.process]
     others = others_seconds(running)
@@ -212,6 +213,8 @@ def slice_closed(server, load, what, seconds):
     user_after, system_after = server.cpu_seconds()
     used = user_after - user + system_after - system
     others = others_seconds(running) - others
+    if counted is not None and server.requests_counted() - counted != result["sent"]:
+        raise BenchError(f"{server.name}'s metrics don't count the {result['sent']} requests sent")
     return {"cpu_us": used / result["sent"] * 1e6,
             "user_us": (user_after - user) / result["sent"] * 1e6,
             "system_us": (system_after - system) / result["sent"] * 1e6,

@@ -8,6 +8,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -327,6 +328,10 @@ class Server(Program):
         self.log_offset = 0 if self.log_appends else size
         self.log_count = 0
 
+    def requests_counted(self):
+        """Requests answered, by the server's own metrics; None where the bench doesn't ask."""
+        return None
+
     def version(self):
         raise NotImplementedError
 
@@ -447,6 +452,11 @@ class Podgate(Server):
                         '        rate = {"1000000/s"}  burst = 1000000  concurrency = 20000\n    }')
         return {**super().words(), "KEYS": "\n    ".join(keys),
                 "ADMIN": self.admin_address or "127.0.0.1:8081"}
+
+    def requests_counted(self):
+        text = http_request(self.admin_address, "GET", "/metrics")[1].decode()
+        return sum(int(float(value)) for value in
+                   re.findall(r"^podgate_requests_total\{[^}]*\} (\S+)$", text, re.M))
 
     def start(self):
         self.address = f"127.0.0.1:{free_port()}"
