@@ -208,6 +208,14 @@ static int create_listeners(struct process *process)
         free(problem);
         return EX_UNAVAILABLE;
     }
+    if (socket_passing_unclaimed(&passed)) {
+        /* Its callers would wait for ever: better no start than a silent one. */
+        fprintf(stderr, "podgate: a socket passed by the service manager (%.*s) is in no listen entry "
+                        "of the configuration\n",
+                (int)socket_passing_unclaimed(&passed)->name_length,
+                socket_passing_unclaimed(&passed)->name);
+        return EX_CONFIG;
+    }
     return EX_OK;
 }
 
