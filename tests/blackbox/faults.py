@@ -39,6 +39,7 @@ class FaultProxy:
             self.delay = delay          # seconds before the first byte is passed on
             self.drip = drip            # > 0: pieces of so many bytes, 1 ms between them
             self.flip = flip            # downward byte at this offset is inverted
+            self.struck = False         # from then on nothing is passed on in either direction
 
     def __init__(self, port, plan=None):
         self.target = port
@@ -121,7 +122,10 @@ class FaultProxy:
                         data = data[:at] + bytes([data[at] ^ 0xff]) + data[at + 1:]
                 struck = (plan.at is not None and plan.direction == direction
                           and passed + len(data) >= plan.at)
+                if plan.struck:
+                    return
                 if struck:
+                    plan.struck = True
                     data = data[:plan.at - passed]
                 self.write(sink, data, plan)
                 passed += len(data)
