@@ -271,6 +271,9 @@ void http_problem_append(struct builder *builder, const struct http_problem *pro
 {
     struct view title =
         problem->title.length > 0 ? problem->title : http_status_reason(problem->status);
+    if (title.length == 0) {
+        title = VIEW("Error"); /* a status that nobody registered still needs a word */
+    }
     builder_append(builder, VIEW("{\"type\":"));
     json_text_append_string(builder,
                             problem->type.length > 0 ? problem->type : VIEW("about:blank"));

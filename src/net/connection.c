@@ -422,26 +422,14 @@ void connection_on_closed(evutil_socket_t descriptor, short what, void *argument
 
 /* ---- deadlines ------------------------------------------------------------------------------- */
 
-static void check_body_speed(struct connection *connection, uint64_t now_ms)
-{
-    uint64_t enough = (uint64_t)CONNECTION_BODY_BYTES_PER_SECOND * CONNECTION_BODY_WINDOW_MS / 1000;
-
-    if (connection->body_window_bytes < enough) {
-        connection_refuse_body(connection, CONNECTION_BODY_SLOW);
-        return;
-    }
-    connection->body_window_bytes = 0;
-    connection->deadline_ms = now_ms + CONNECTION_BODY_WINDOW_MS;
-}
-
-void connection_on_deadline(struct connection *connection, uint64_t now_ms)
+void connection_on_deadline(struct connection *connection)
 {
     switch (connection->state) {
     case CONNECTION_HEAD:
         connection_refuse_head(connection, 408, VIEW("The request head did not come whole in time."));
         break;
     case CONNECTION_BODY:
-        check_body_speed(connection, now_ms);
+        connection_refuse_body(connection, CONNECTION_BODY_SLOW);
         break;
     case CONNECTION_SENDING:
         connection_close(connection, true);

@@ -66,6 +66,7 @@ struct connection {
     uint64_t body_maximum;
     uint64_t body_left; /* with Content-Length */
     uint64_t body_window_bytes;
+    uint64_t body_window_end_ms;
     struct http_chunked chunked;
 
     char *pending; /* copied output, sent from `pending_offset` on */
@@ -118,7 +119,7 @@ void connection_refuse_head(struct connection *connection, unsigned status, stru
 void connection_refuse_body(struct connection *connection, enum connection_body_fault fault);
 
 /* A deadline has passed. */
-void connection_on_deadline(struct connection *connection, uint64_t now_ms);
+void connection_on_deadline(struct connection *connection);
 
 /* Starts as the listener entry says: PROXY head, handshake or plain requests. False: close it. */
 MUST_CHECK bool connection_start(struct connection *connection);

@@ -156,13 +156,26 @@ static void begin_body(struct connection *connection, bool bytes_are_there)
     connection->body_left = head->content_length;
     connection->body_window_bytes = 0;
     http_chunked_begin(&connection->chunked);
-    connection->deadline_ms = clock_mono_ms() + CONNECTION_BODY_WINDOW_MS;
+    connection->body_window_end_ms = clock_mono_ms() + CONNECTION_BODY_WINDOW_MS;
+    connection->deadline_ms = clock_mono_ms() + connection->front->config->timeouts.body_ms;
 }
 
+/* Silence ends a body by its deadline; one that drips is measured over a window. */
 static void count_received(struct connection *connection, size_t count)
 {
+    uint64_t enough = (uint64_t)CONNECTION_BODY_BYTES_PER_SECOND * CONNECTION_BODY_WINDOW_MS / 1000;
+    uint64_t now_ms = clock_mono_ms();
+
     connection->inbound->received_bytes += count;
     connection->body_window_bytes += count;
+    connection->deadline_ms = now_ms + connection->front->config->timeouts.body_ms;
+    if (now_ms >= connection->body_window_end_ms) {
+        if (connection->body_window_bytes < enough) {
+            connection->deadline_ms = now_ms; /* the next sweep ends it */
+        }
+        connection->body_window_bytes = 0;
+        connection->body_window_end_ms = now_ms + CONNECTION_BODY_WINDOW_MS;
+    }
 }
 
 static size_t take_length_body(struct connection *connection, const char *data, size_t length)

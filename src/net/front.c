@@ -28,7 +28,7 @@ static void on_sweep(evutil_socket_t descriptor, short what, void *argument)
         struct connection *next = connection->next;
 
         if (connection->deadline_ms != 0 && now_ms >= connection->deadline_ms) {
-            connection_on_deadline(connection, now_ms);
+            connection_on_deadline(connection);
         }
         connection = next;
     }
