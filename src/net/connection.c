@@ -144,6 +144,14 @@ static void leave_front(struct connection *connection)
     connection_limits_release(front->limits, &connection->counted_peer);
 }
 
+/* So that an answer which broke off can't be taken for whole where its end is the connection's. */
+static void reset_at_close(struct connection *connection)
+{
+    static const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+
+    setsockopt(connection->transport.descriptor, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+}
+
 void connection_close(struct connection *connection, bool tell)
 {
     struct front *front = connection->front;
@@ -151,6 +159,9 @@ void connection_close(struct connection *connection, bool tell)
 
     if (connection->state == CONNECTION_CLOSED) {
         return;
+    }
+    if (connection->state == CONNECTION_SENDING && inbound) {
+        reset_at_close(connection);
     }
     connection_move(connection, CONNECTION_CLOSED);
     connection->deadline_ms = 0;
@@ -172,10 +183,7 @@ void connection_close(struct connection *connection, bool tell)
 
 void connection_abort(struct connection *connection)
 {
-    static const struct linger reset = {.l_onoff = 1, .l_linger = 0};
-
-    /* A reset, so that an answer without Content-Length can't be taken for whole. */
-    setsockopt(connection->transport.descriptor, SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+    reset_at_close(connection);
     connection_close(connection, false);
 }
 

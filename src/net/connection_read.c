@@ -168,6 +168,9 @@ static void count_received(struct connection *connection, size_t count)
 
     connection->inbound->received_bytes += count;
     connection->body_window_bytes += count;
+    if (now_ms >= connection->deadline_ms) {
+        return; /* too slow already: no byte that still comes before the sweep makes up for it */
+    }
     connection->deadline_ms = now_ms + connection->front->config->timeouts.body_ms;
     if (now_ms >= connection->body_window_end_ms) {
         if (connection->body_window_bytes < enough) {
