@@ -79,7 +79,7 @@ static void print_rates(const struct dump *dump, const struct config_rates *rate
         else if (rates->items[i].period_ms == 3600000)
             unit = 'h';
         print_comma(dump, i);
-        fprintf(dump->stream, "\"%llu/%c\"", (unsigned long long)rates->items[i].count, unit);
+        fprintf(dump->stream, "\"%u/%c\"", rates->items[i].count, unit);
     }
 }
 

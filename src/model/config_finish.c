@@ -36,7 +36,7 @@ static bool finish_rates(struct config_loader *loader, const struct config_key_o
         uint64_t burst =
             i == shortest && options->burst > 0 ? options->burst : rates->items[i].count;
         if (!limit_policy_init(&policies[i], rates->items[i].count,
-                               rates->items[i].period_ms * 1000000, burst)) {
+                               rates->items[i].period_ms * UINT64_C(1000000), burst)) {
             config_error(loader->errors, position,
                          "rate %zu: the burst takes too long at this rate, expected less", i + 1);
             return false;

@@ -103,8 +103,8 @@ struct config_addresses {
 
 /* As written: `count` requests every `period_ms`. */
 struct config_rate {
-    uint64_t count;
-    uint64_t period_ms;
+    uint32_t count;
+    uint32_t period_ms;
 };
 
 struct config_rates {

@@ -87,8 +87,10 @@ bool config_parse_rate(struct view text, struct config_rate *rate, bool *unit_ba
 {
     *unit_bad = false;
     size_t digits = count_digits(text);
-    if (!view_parse_u64(view_first(text, digits), 1000000000, &rate->count) || rate->count == 0)
+    uint64_t count;
+    if (!view_parse_u64(view_first(text, digits), 1000000000, &count) || count == 0)
         return false;
+    rate->count = (uint32_t)count;
     struct view unit = view_skip(text, digits);
     if (unit.length == 0 || unit.data[0] != '/')
         return false;
