@@ -52,6 +52,7 @@ struct connection {
     bool processing;  /* process_input() is on the stack */
     bool close_after; /* no further request */
     bool body_unread; /* the caller announced a body that nobody took */
+    bool body_too_slow;
     bool body_wanted; /* connection_read_body() was called */
     bool answered;    /* the first part of the answer was given */
     bool last_given;  /* so was the last one */

@@ -153,6 +153,7 @@ static void begin_body(struct connection *connection, bool bytes_are_there)
         return;
     }
     connection_move(connection, CONNECTION_BODY);
+    connection->body_too_slow = false;
     connection->body_left = head->content_length;
     connection->body_window_bytes = 0;
     http_chunked_begin(&connection->chunked);
@@ -171,10 +172,14 @@ static void count_received(struct connection *connection, size_t count)
     if (now_ms >= connection->deadline_ms) {
         return; /* too slow already: no byte that still comes before the sweep makes up for it */
     }
+    if (connection->body_too_slow) {
+        return; /* the next sweep ends it, whatever still comes */
+    }
     connection->deadline_ms = now_ms + connection->front->config->timeouts.body_ms;
     if (now_ms >= connection->body_window_end_ms) {
-        if (connection->body_window_bytes < enough) {
-            connection->deadline_ms = now_ms; /* the next sweep ends it */
+        connection->body_too_slow = connection->body_window_bytes < enough;
+        if (connection->body_too_slow) {
+            connection->deadline_ms = now_ms;
         }
         connection->body_window_bytes = 0;
         connection->body_window_end_ms = now_ms + CONNECTION_BODY_WINDOW_MS;
