@@ -407,7 +407,7 @@ static void on_failure(void *owner, struct upstream_exchange *exchange,
 
     (void)exchange;
     (void)may_be_processed;
-    metrics_add(gateway->metrics, METRIC_UPSTREAM_FAULTS, failure, 0, 1);
+    metrics_add(gateway->metrics, METRIC_FAULTS, METRIC_PART_UPSTREAM, failure, 1);
     relay_report_failure(gateway, flight->route.endpoint, failure);
     fail(flight, failure);
 }

@@ -333,7 +333,7 @@ static void on_failure(void *owner, struct upstream_exchange *exchange,
     if (!request->reason) {
         request->reason = upstream_failure_text(failure);
     }
-    metrics_add(gateway->metrics, METRIC_UPSTREAM_FAULTS, failure, 0, 1);
+    metrics_add(gateway->metrics, METRIC_FAULTS, METRIC_PART_UPSTREAM, failure, 1);
     relay_report_failure(gateway, request->route.endpoint, failure);
     if (request->head_sent) {
         request_break_off(request);

@@ -655,6 +655,9 @@ static void log_done(const struct request *request, uint64_t duration_us)
         log_number(line, "upstream_status", request->upstream_status);
     }
     log_number(line, "duration_us", duration_us);
+    if (request->timing.sent_us != 0 && request->timing.head_us > request->timing.sent_us) {
+        log_number(line, "upstream_us", request->timing.head_us - request->timing.sent_us);
+    }
     log_number(line, "received", request->inbound.received_bytes);
     log_number(line, "sent", request->inbound.sent_bytes);
     log_word(line, "peer", address_format(&request->peer, false, peer));

@@ -33,6 +33,8 @@ static const char *const warnings[METRIC_WARNING_COUNT] = {
     "submit_unknown",
 };
 
+static const char *const parts[METRIC_PART_COUNT] = {"upstream"};
+
 /* In the order of enum upstream_failure; upstream.c has the assertion. */
 static const char *const upstream_faults[] = {
     "busy",    "no_memory", "name_unknown", "refused",   "connect_timeout", "tls",
@@ -83,10 +85,11 @@ const struct metrics_family metric_catalogue[METRIC_COUNT] = {
                                   .type = METRICS_COUNTER,
                                   .first = LABEL("operation", operations),
                                   .second = LABEL("status", status_classes)},
-    [METRIC_UPSTREAM_FAULTS] = {.name = "podgate_upstream_faults_total",
-                                .help = "Requests to the upstream without a usable answer.",
-                                .type = METRICS_COUNTER,
-                                .first = LABEL("reason", upstream_faults)},
+    [METRIC_FAULTS] = {.name = "podgate_faults_total",
+                       .help = "What failed around podgate, by part and reason.",
+                       .type = METRICS_COUNTER,
+                       .first = LABEL("part", parts),
+                       .second = LABEL("reason", upstream_faults)},
     [METRIC_UPSTREAM_CONNECTIONS] = {.name = "podgate_upstream_connections_total",
                                      .help = "Connections opened to the upstream.",
                                      .type = METRICS_COUNTER},

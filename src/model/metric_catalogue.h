@@ -21,7 +21,7 @@ enum metric {
     METRIC_RECEIVED_BYTES,
     METRIC_SENT_BYTES,
     METRIC_UPSTREAM_REQUESTS,         /* operation, enum metric_status_class */
-    METRIC_UPSTREAM_FAULTS,           /* enum upstream_failure */
+    METRIC_FAULTS,                    /* enum metric_part, enum upstream_failure */
     METRIC_UPSTREAM_CONNECTIONS,      /* opened */
     METRIC_UPSTREAM_CONNECTIONS_OPEN, /* gauge */
     METRIC_UPSTREAM_RESENDS,
@@ -32,6 +32,9 @@ enum metric {
     METRIC_KEY_MASKED,         /* the upstream echoed its key */
     METRIC_COUNT
 };
+
+/* What podgate leans on. */
+enum metric_part { METRIC_PART_UPSTREAM, METRIC_PART_COUNT };
 
 enum metric_status_class {
     METRIC_STATUS_2XX,
