@@ -409,13 +409,6 @@ static struct upstream_exchange *take_unused(struct upstream *upstream)
     return malloc(sizeof *exchange);
 }
 
-static uint64_t deadline(uint64_t now_ms, uint64_t span_ms)
-{
-    uint64_t at_ms;
-
-    return span_ms == 0 || __builtin_add_overflow(now_ms, span_ms, &at_ms) ? 0 : at_ms;
-}
-
 /* Connections that are being made serve one that waits each; only those beyond wait for their turn.
  * The exchange in question is counted already. */
 static bool has_room_to_wait(const struct upstream *upstream)
@@ -430,7 +423,6 @@ struct upstream_exchange *upstream_send(struct upstream *upstream,
 {
     struct upstream_exchange *exchange = take_unused(upstream);
     struct upstream_connection *connection;
-    uint64_t now_ms = clock_mono_ms();
 
     if (!exchange) {
         return NULL;
@@ -440,8 +432,8 @@ struct upstream_exchange *upstream_send(struct upstream *upstream,
         .handler = handler,
         .owner = owner,
         .request = *request,
-        .wait_deadline_ms = deadline(now_ms, upstream->config->upstream.waiting_timeout_ms),
-        .total_deadline_ms = deadline(now_ms, request->deadlines.total_ms),
+        .wait_deadline_ms = upstream_deadline_ms(upstream->config->upstream.waiting_timeout_ms),
+        .total_deadline_ms = upstream_deadline_ms(request->deadlines.total_ms),
     };
     if (request->body) {
         body_ref(request->body);
@@ -497,7 +489,7 @@ void upstream_resume(struct upstream_exchange *exchange)
         return;
     }
     exchange->paused = false;
-    exchange->idle_deadline_ms = deadline(clock_mono_ms(), exchange->request.deadlines.idle_ms);
+    exchange->idle_deadline_ms = upstream_deadline_ms(exchange->request.deadlines.idle_ms);
     if (!connection) {
         return;
     }

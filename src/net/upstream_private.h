@@ -1,6 +1,7 @@
 /* What the parts of the upstream client share: upstream.c (exchanges as the caller sees them, sweep),
  * upstream_pool.c (which exchange goes over which connection), upstream_connect.c (from an address to
- * a usable connection), upstream_connection.c (a request out, a response in), upstream_identity.c. */
+ * a usable connection), upstream_connection.c (events, a request out), upstream_response.c (a response
+ * in), upstream_identity.c (the key). */
 #ifndef PODGATE_NET_UPSTREAM_PRIVATE_H
 #define PODGATE_NET_UPSTREAM_PRIVATE_H
 
@@ -9,6 +10,7 @@
 #include <stdatomic.h>
 #include <sys/queue.h>
 
+#include "base/clock.h"
 #include "format/http_chunked.h"
 #include "net/resolver.h"
 #include "net/tls_context.h"
@@ -19,6 +21,7 @@ enum {
     UPSTREAM_READ_BYTES = 64 * 1024,
     UPSTREAM_SWEEP_MS = 150,
     UPSTREAM_INTERIM_MAXIMUM = 8, /* 1xx responses to one request */
+    UPSTREAM_STASH_STEP_BYTES = 4096,
     UPSTREAM_FRESH_MS = 5000,     /* what a submit calls a fresh connection */
 };
 
@@ -149,6 +152,12 @@ struct upstream {
     size_t unused_count;
 };
 
+/* The moment of clock_mono_ms() that is `span_ms` from now; 0, for none, when that is 0. */
+static inline uint64_t upstream_deadline_ms(uint64_t span_ms)
+{
+    return span_ms == 0 ? 0 : clock_mono_ms() + span_ms;
+}
+
 /* ---- upstream.c */
 
 /* Moves the exchange to another list. Takes it off its connection's hands, not the reverse. */
@@ -230,5 +239,13 @@ void upstream_connection_begin(struct upstream_connection *connection);
 /* Keeps bytes behind what is in the stash. False without memory. */
 MUST_CHECK bool upstream_connection_keep(struct upstream_connection *connection,
                                          struct view bytes);
+
+/* Waits until the socket takes bytes. */
+void upstream_connection_wait_writable(struct upstream_connection *connection);
+
+/* ---- upstream_response.c */
+
+/* Reads and tells what there is of the response; the connection has an exchange. */
+void upstream_response_read(struct upstream_connection *connection);
 
 #endif

@@ -173,7 +173,7 @@ HELPER void peer_end(struct peer_connection *connection)
 /* Length of the first whole request in the bytes, or 0. */
 HELPER size_t peer_whole_request(const char *bytes, size_t length)
 {
-    const char *end = length > 0 ? memmem(bytes, length, "\r\n\r\n", 4) : NULL;
+    const char *end = bytes ? memmem(bytes, length, "\r\n\r\n", 4) : NULL;
     const char *field;
     size_t body = 0;
     size_t head;
