@@ -9,9 +9,9 @@
  *                             a stall of the server is seen by all that it delayed (no "coordinated
  *                             omission")
  *   --serve                   no load: be the upstream alone
- *   --hold                    each connection sends one request and stays. Lines on standard output:
- *                             "sent N" when all are sent, "answered N" when all have their answer;
- *                             ends when standard input does
+ *   --hold                    each connection sends one request and stays. Lines on standard
+ * output: "sent N" when all are sent, "answered N" when all have their answer; ends when standard
+ * input does
  *
  * --upstream HOST:PORT: the stand-in upstream (upstream.c) listens there, served by the same loop.
  * A FILE is one whole request, byte for byte; connection i sends FILE i modulo their number. The
@@ -60,10 +60,10 @@ struct connection {
     int fd;
     enum connection_state state;
     const struct request *request;
-    size_t sent;               /* bytes of the request that the kernel took */
-    uint64_t due_ns;           /* when the request ought to have been sent */
+    size_t sent;     /* bytes of the request that the kernel took */
+    uint64_t due_ns; /* when the request ought to have been sent */
     size_t buffered;
-    size_t body_left;          /* of an answer whose head was read */
+    size_t body_left; /* of an answer whose head was read */
     bool in_body;
     int status;
     char input[INPUT_BYTES];
@@ -71,10 +71,10 @@ struct connection {
 
 struct totals {
     uint64_t sent;
-    uint64_t ok;               /* 2xx */
-    uint64_t refused;          /* any other status */
-    uint64_t broken;           /* answers that can't be read */
-    uint64_t lost;             /* connections that ended */
+    uint64_t ok;      /* 2xx */
+    uint64_t refused; /* any other status */
+    uint64_t broken;  /* answers that can't be read */
+    uint64_t lost;    /* connections that ended */
     int last_refusal;
 };
 
@@ -93,8 +93,8 @@ static uint64_t histogram[BUCKETS];
 static uint64_t latency_maximum_ns;
 static uint64_t record_from_ns;
 static int upstream_fd = -1;
-static bool sending = true;    /* false once the time is over */
-static size_t busy;            /* connections in CONNECTION_BUSY */
+static bool sending = true; /* false once the time is over */
+static size_t busy;         /* connections in CONNECTION_BUSY */
 
 /* Open loop: connections that wait for work, last in first out. */
 static struct connection **idle;
@@ -207,8 +207,7 @@ static bool head_read(struct connection *c, size_t length)
     const char *end = c->input + length;
     for (const char *line = c->input; line != NULL && line + sizeof name < end;
          line = memchr(line + 1, '\r', (size_t)(end - line - 1))) {
-        if ((line[2] == 'C' || line[2] == 'c')
-            && strncasecmp(line, name, sizeof name - 1) == 0) {
+        if ((line[2] == 'C' || line[2] == 'c') && strncasecmp(line, name, sizeof name - 1) == 0) {
             c->body_left = (size_t)strtoull(line + sizeof name - 1, NULL, 10);
             return true;
         }
@@ -317,7 +316,7 @@ static void wait_and_handle(uint64_t timeout_ns)
 {
     struct epoll_event events[EVENTS];
     struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000U),
-        .tv_nsec = (long)(timeout_ns % 1000000000U)};
+                               .tv_nsec = (long)(timeout_ns % 1000000000U)};
     int count = epoll_pwait2(epoll_fd, events, EVENTS, &timeout, NULL);
     if (count < 0 && errno != EINTR) {
         fail("epoll_pwait2");
@@ -347,8 +346,8 @@ static void wait_and_handle(uint64_t timeout_ns)
         if ((events[i].events & EPOLLOUT) != 0 && c->state == CONNECTION_BUSY) {
             connection_write(c);
         }
-        if ((events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0
-            && c->state != CONNECTION_DEAD) {
+        if ((events[i].events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0 &&
+            c->state != CONNECTION_DEAD) {
             connection_read(c);
         }
     }
@@ -360,8 +359,8 @@ static void connect_all(bool send_at_once)
     size_t first_connecting = 0;
     for (size_t i = 0; i < connection_count; i++) {
         connection_open(&connections[i], &requests[i % request_count]);
-        while (i + 1 - first_connecting >= CONNECTING_MAXIMUM
-               || (i + 1 == connection_count && first_connecting < connection_count)) {
+        while (i + 1 - first_connecting >= CONNECTING_MAXIMUM ||
+               (i + 1 == connection_count && first_connecting < connection_count)) {
             struct connection *c = &connections[first_connecting];
             if (c->state == CONNECTION_CONNECTING) {
                 wait_and_handle(100000000U);
@@ -560,8 +559,8 @@ int main(int argc, char **argv)
            ", \"broken\": %" PRIu64 ", \"lost\": %" PRIu64 ", \"last_refusal\": %d"
            ", \"unanswered\": %zu, \"elapsed_s\": %.6f, \"p50_us\": %.2f, \"p90_us\": %.2f"
            ", \"p99_us\": %.2f, \"p999_us\": %.2f, \"max_us\": %.2f}\n",
-        totals.sent, totals.ok, totals.refused, totals.broken, totals.lost, totals.last_refusal,
-        busy, (double)(now_ns() - begin) / 1e9, percentile_us(0.50), percentile_us(0.90),
-        percentile_us(0.99), percentile_us(0.999), (double)latency_maximum_ns / 1000.0);
+           totals.sent, totals.ok, totals.refused, totals.broken, totals.lost, totals.last_refusal,
+           busy, (double)(now_ns() - begin) / 1e9, percentile_us(0.50), percentile_us(0.90),
+           percentile_us(0.99), percentile_us(0.999), (double)latency_maximum_ns / 1000.0);
     return 0;
 }

@@ -161,16 +161,16 @@ def markdown(figures):
     latency = figures["latency"]
     middle, most = others_share(figures)
     kernel = ".".join(platform.release().split(".")[:2])
+    generator = "`bench/load.c`" if options["generator"] == "load" else "wrk"
     versions = ", ".join(figures["versions"].values())
     targets = [[target, figure, "reached" if reached else "**missed**"]
                for target, figure, reached in verdicts(figures)]
     text = f"""\
-{versions}; Linux {kernel}, {processor()}, {os.cpu_count()} cores; load by `bench/{
-options['generator']}{'.c' if options['generator'] == 'load' else '/request.lua'}`;
-{options['rounds']} rounds of {options['slice']:g} s, the servers in turn. Other programs used {
-middle:.0%} of one core during the median slice and {most:.0%} during the worst (a slice is taken
-again when that is above 10 %, within a budget of a third more slices).
-Ratios are medians of the ratios round by round. Ratios travel; absolute values don't.
+{versions}.
+Linux {kernel}, {processor()}, {os.cpu_count()} cores; load by {generator}; {options['rounds']} rounds of
+{options['slice']:g} s. Other programs used {middle:.0%} of one core during the median slice and
+{most:.0%} during the worst (a slice is taken again when that is above 10 %, within a budget of a third
+more slices). Ratios are medians of the ratios round by round. Ratios travel; absolute values don't.
 
 ### Targets
 
@@ -237,13 +237,16 @@ of the marked blocks is written by hand and stays.
     bench/profile --save
 
 Each server has one core for itself (`taskset`); the load generator (`bench/load.c`) and a small
-stand-in upstream (`bench/upstream.c`) are one thread on another. CPU per request is user plus system time of all processes and
-threads of the server, from `/proc/PID/stat`, divided by the requests answered; log writing is in it.
-It is the figure to compare, since it doesn't depend on who saturates first. Slices of the servers
-take turns. Before anything is measured, each server is shown to refuse a wrong and a missing key, to
-forward with the upstream's key and without the caller's, to keep unlisted fields back, and to write
-its log lines; each slice counts the log lines (what was lost at worst is in the tables: a server that
-throws lines away has done less work). Any answer but 200 ends the run.
+stand-in upstream (`bench/upstream.c`) are one thread on another. CPU per request is user plus system
+time of all processes and threads of the server, from `/proc/PID/stat`, divided by the requests
+answered; log writing is in it. It is the figure to compare, since it doesn't depend on who saturates
+first. Slices of the servers take turns.
+
+Before anything is measured, each server is shown to refuse a wrong and a missing key, to forward with
+the upstream's key and without the caller's, to keep unlisted fields back, and to write its log lines.
+Each slice counts the log lines: what was lost at worst is in the tables, since a server that throws
+lines away has done less work. podgate's own request counter must agree in each slice. Any answer but
+200 ends the run.
 
 ## Figures
 

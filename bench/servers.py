@@ -18,7 +18,7 @@ import tempfile
 import time
 
 BENCH = os.path.dirname(os.path.abspath(__file__))
-UPSTREAM_KEY = "rpa_BENCHBENCHBENCHBENCHBENCHBENCHBENCHBENCH"
+UPSTREAM_KEY = "upstream-key-of-the-bench-0123456789abcdef"
 KEY_COUNT = 8
 BASE_62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")

@@ -1,6 +1,7 @@
-/* upstream: the bench's stand-in for the Runpod API: small and fast, so that it doesn't disturb what
- * is measured. Part of the program `load` (load.c): alone with --serve, or in the load generator's
- * own loop, so that the two don't wait for each other's time slices on the core that they share.
+/* upstream: the bench's stand-in for the Runpod API: small and fast, so that it doesn't disturb
+ * what is measured. Part of the program `load` (load.c): alone with --serve, or in the load
+ * generator's own loop, so that the two don't wait for each other's time slices on the core that
+ * they share.
  *
  * Answers, one epoll, keep-alive, HTTP/1.1:
  *   anything under /v2/hold/   held until /bench/release, then as below
@@ -37,7 +38,7 @@ struct connection {
     int fd;
     bool held;
     size_t buffered;
-    size_t held_index;         /* its place among the held */
+    size_t held_index; /* its place among the held */
     char input[INPUT_BYTES];
 };
 
@@ -62,8 +63,8 @@ static void fail(const char *what)
 static size_t answer_format(char *buffer, size_t size, const char *type, const char *body)
 {
     int length = snprintf(buffer, size,
-        "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n%s", type, strlen(body),
-        body);
+                          "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %zu\r\n\r\n%s",
+                          type, strlen(body), body);
     if (length < 0 || (size_t)length >= size) {
         errno = ENOBUFS;
         fail("answer");
@@ -120,7 +121,8 @@ static bool answer_bench(struct connection *c, const char *what)
         type = "text/plain";
         memcpy(body, last_head, sizeof body);
     } else {
-        (void)snprintf(body, sizeof body,
+        (void)snprintf(
+            body, sizeof body,
             "{\"held\": %zu, \"held_maximum\": %zu, \"connections\": %zu, \"requests\": %llu}",
             held_count, held_maximum, open_count, (unsigned long long)requests);
     }
@@ -132,13 +134,15 @@ static bool answer_status(struct connection *c, const char *id)
     char body[512];
     char answer[1024];
     size_t length = strcspn(id, " ?/\r\n");
-    (void)snprintf(body, sizeof body,
-        released ? "{\"id\":\"%.*s\",\"status\":\"COMPLETED\",\"delayTime\":10,\"executionTime\":20,"
-                   "\"output\":{\"text\":\"done\"}}"
-                 : "{\"id\":\"%.*s\",\"status\":\"IN_PROGRESS\",\"delayTime\":10}",
+    (void)snprintf(
+        body, sizeof body,
+        released
+            ? "{\"id\":\"%.*s\",\"status\":\"COMPLETED\",\"delayTime\":10,\"executionTime\":20,"
+              "\"output\":{\"text\":\"done\"}}"
+            : "{\"id\":\"%.*s\",\"status\":\"IN_PROGRESS\",\"delayTime\":10}",
         (int)(length < 128 ? length : 128), id);
-    return connection_write(
-        c, answer, answer_format(answer, sizeof answer, "application/json", body));
+    return connection_write(c, answer,
+                            answer_format(answer, sizeof answer, "application/json", body));
 }
 
 /* `head` ends with a NUL where its blank line was. */
@@ -179,8 +183,7 @@ static size_t body_length(const char *head, size_t length)
     const char *end = head + length;
     for (const char *line = head; line != NULL && line + sizeof name < end;
          line = memchr(line + 1, '\r', (size_t)(end - line - 1))) {
-        if ((line[2] == 'C' || line[2] == 'c')
-            && strncasecmp(line, name, sizeof name - 1) == 0) {
+        if ((line[2] == 'C' || line[2] == 'c') && strncasecmp(line, name, sizeof name - 1) == 0) {
             return (size_t)strtoull(line + sizeof name - 1, NULL, 10);
         }
     }
@@ -276,8 +279,8 @@ static int listen_on(const char *text)
         fail(text);
     }
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0
-        || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4096) < 0) {
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) < 0 ||
+        bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, 4096) < 0) {
         fail(text);
     }
     return fd;

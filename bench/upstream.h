@@ -10,7 +10,8 @@
  * descriptor of an epoll set, readable when upstream_turn has something to do. Once per process. */
 int upstream_start(const char *address);
 
-/* Handles what is ready, at most one batch, after waiting for it up to `timeout_ms` (-1: for ever). */
+/* Handles what is ready, at most one batch, after waiting for it up to `timeout_ms` (-1: for ever).
+ */
 void upstream_turn(int timeout_ms);
 
 #endif
