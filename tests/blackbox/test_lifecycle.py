@@ -199,6 +199,7 @@ def test_not_ready_while_draining(podgate, sim, endpoint):
     assert gateway.wait() == 0
 
 
+@pytest.mark.skipif(harness.SANITIZED, reason="sanitizers make mlock() do nothing")
 def test_memory_of_the_upstream_key_is_locked(gateway):
     """Never swapped out: at least its page counts as locked."""
     with open(f"/proc/{gateway.pid}/status", encoding="ascii") as file:
