@@ -159,16 +159,16 @@ bool upstream_connect_start(struct upstream *upstream)
 static void next_address(struct upstream_connection *connection, enum upstream_failure failure)
 {
     char text[ERROR_TEXT_BYTES];
+    struct view detail = transport_error_text(&connection->transport, text, sizeof text);
 
-    log_failure(connection, failure,
-                transport_error_text(&connection->transport, text, sizeof text));
     drop_descriptor(connection);
     connection->failure = failure;
     if (connection->state != UPSTREAM_CONNECTION_CONNECTING) {
         upstream_connection_move(connection, UPSTREAM_CONNECTION_CONNECTING);
     }
     if (!try_addresses(connection)) {
-        give_up(connection, connection->failure);
+        log_failure(connection, failure, detail);
+        give_up(connection, failure);
     }
 }
 
