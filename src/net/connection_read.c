@@ -50,8 +50,13 @@ static bool keep_head(struct inbound *inbound, const char *data)
 void connection_refuse_head(struct connection *connection, unsigned status, struct view detail)
 {
     struct front *front = connection->front;
+    struct http_head *head = &connection->inbound->head.head;
 
     connection_move(connection, CONNECTION_WAITING);
+    /* Its fields lie in a buffer that by now may hold another caller's bytes, or be gone. */
+    head->data = NULL;
+    head->field_count = 0;
+    memset(head->first, 0, sizeof head->first);
     /* Whatever follows can't be told from a body any more. */
     connection->body_unread = true;
     connection->close_after = true;
