@@ -164,6 +164,9 @@ static struct flight_answer *choose(struct flight *flight, const struct flight_c
         }
         return answer;
     }
+    if (answer && answer->too_large) {
+        return answer; /* only a request of the caller's own can tell him, and may as well do it now */
+    }
     if (answer && !is_failure(answer) && (answer->terminal || answer->status != 200)) {
         return answer;
     }
@@ -245,12 +248,37 @@ void flight_forget_known(struct flight *flight)
     flight->good = NULL;
 }
 
+/* The answer that came was asked for before podgate itself changed the job, or perhaps so: the letter
+ * that says which job it was is still in the mail. */
+static bool is_outdated(const struct flight *flight)
+{
+    return flight->discard ||
+           atomic_load(&flight->flights->forgets_sent) != flight->flights->forgets_read;
+}
+
+/* Some of the callers may know of the change already, so nobody is told the state before it. */
+static void ask_again(struct flight *flight)
+{
+    if (flight->callers) {
+        flight_ask(flight, VIEW(""));
+    } else {
+        flight_arm(flight);
+    }
+}
+
 static void complete(struct flight *flight)
 {
     struct flight_answer *answer = flight->building;
+    bool outdated = is_outdated(flight);
 
     flight->building = NULL;
     flight->exchange = NULL;
+    flight->discard = false;
+    if (outdated && !is_failure(answer)) {
+        flight_answer_unref(answer);
+        ask_again(flight);
+        return;
+    }
     answer->received_ms = clock_mono_ms();
     flight_answer_unref(flight->latest);
     flight->latest = answer;
@@ -259,9 +287,6 @@ static void complete(struct flight *flight)
         flight->good = flight_answer_ref(answer);
     }
     tell_callers(flight, answer);
-    if (flight->discard) {
-        flight_forget_known(flight);
-    }
     flight_arm(flight);
 }
 
@@ -294,6 +319,28 @@ static void on_timer(evutil_socket_t descriptor, short what, void *argument)
 
 /* ---- asking upstream ------------------------------------------------------------------------------ */
 
+/* An upstream that echoes what it was sent must not give the key away. */
+static void mask_key(struct flight *flight, char *bytes, size_t length)
+{
+    struct gateway *gateway = flight->flights->gateway;
+    size_t found = upstream_identity_mask(gateway->shared->identity, bytes, length);
+
+    if (found > 0) {
+        metrics_add(gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
+    }
+}
+
+static void mask_body(struct flight *flight)
+{
+    struct view bytes = body_view(flight->building->body);
+    union {
+        const char *constant;
+        char *writable;
+    } data = {.constant = bytes.data};
+
+    mask_key(flight, data.writable, bytes.length);
+}
+
 static void on_head(void *owner, struct upstream_exchange *exchange,
                     const struct http_response_head *head)
 {
@@ -318,13 +365,14 @@ static void on_head(void *owner, struct upstream_exchange *exchange,
         answer->fields_length = type.length;
     }
     builder_clear(&fields);
+    mask_key(flight, answer->fields, answer->fields_length);
     metrics_add(gateway->metrics, METRIC_UPSTREAM_REQUESTS, flight->route.operation,
                 metric_status_class(head->status), 1);
     breaker_report(gateway->breaker, flight->route.endpoint,
                    relay_status_is_failure(head->status) ? BREAKER_ENDPOINT_FAILED : BREAKER_OK,
                    clock_mono_ms());
     if (head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum) {
-        capacity = head->head.content_length;
+        capacity = head->head.content_length + 1; /* as upstream_collect() wants */
     }
     answer->body = body_create(gateway->shared->budget, (size_t)capacity);
     if (answer->body) {
@@ -364,22 +412,6 @@ static void read_answer(struct flight *flight)
     }
 }
 
-static void mask_key(struct flight *flight)
-{
-    struct gateway *gateway = flight->flights->gateway;
-    struct view bytes = body_view(flight->building->body);
-    union {
-        const char *constant;
-        char *writable;
-    } data = {.constant = bytes.data};
-    size_t found =
-        upstream_identity_mask(gateway->shared->identity, data.writable, bytes.length);
-
-    if (found > 0) {
-        metrics_add(gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
-    }
-}
-
 static void on_body(void *owner, struct upstream_exchange *exchange, struct view data, bool last)
 {
     struct flight *flight = owner;
@@ -394,7 +426,7 @@ static void on_body(void *owner, struct upstream_exchange *exchange, struct view
         fail(flight, UPSTREAM_NO_MEMORY);
         return;
     }
-    mask_key(flight);
+    mask_body(flight);
     read_answer(flight);
     complete(flight);
 }

@@ -41,7 +41,7 @@ struct flight {
     struct flight_answer *good;   /* the last 200 */
     struct upstream_exchange *exchange;
     struct flight_answer *building; /* of the exchange that is under way */
-    bool discard; /* what is on its way was asked for before flight_forget(): it serves nobody later */
+    bool discard; /* what is on its way was asked for before flight_forget(): it serves nobody */
     bool settled; /* `building` is complete already: told at the next turn, never from within ask() */
     uint64_t asked_ms;
     uint64_t keep_ms; /* how long an answer may still be of use */
@@ -83,7 +83,7 @@ void flight_arm(struct flight *flight);
 /* Asks upstream for all callers. Never tells any of them before it returns. */
 void flight_ask(struct flight *flight, struct view request_id);
 
-/* Drops what is known, and what is being asked once its callers were told. */
+/* Drops what is known, and what is being asked, which is asked anew. */
 void flight_forget_known(struct flight *flight);
 
 #endif

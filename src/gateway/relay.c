@@ -2,6 +2,9 @@
 
 #include "gateway/relay.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/clock.h"
 #include "format/http_fields.h"
 #include "format/json_scan.h"
@@ -73,6 +76,21 @@ void relay_append_fields(struct builder *fields, const struct http_response_head
     }
 }
 
+/* The bytes are ours alone until they are sent, so the key can be masked in place. */
+static void mask_key(struct request *request, struct view bytes)
+{
+    union {
+        const char *constant;
+        char *writable;
+    } data = {.constant = bytes.data};
+    size_t found =
+        upstream_identity_mask(request->gateway->shared->identity, data.writable, bytes.length);
+
+    if (found > 0) {
+        metrics_add(request->gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
+    }
+}
+
 static void begin_answer(struct request *request, const struct http_response_head *head)
 {
     unsigned scope = HTTP_FORWARD_ALWAYS;
@@ -83,6 +101,7 @@ static void begin_answer(struct request *request, const struct http_response_hea
     request->origin = "upstream";
     request_begin_reply(request, head->status);
     relay_append_fields(&request->reply, head, scope, request->upstream_retry_after_s);
+    mask_key(request, builder_view(&request->reply));
 }
 
 bool relay_read_facts(struct view answer, struct relay_facts *facts)
@@ -129,21 +148,6 @@ static void refuse_not_json(struct request *request)
     }
 }
 
-/* The bytes are ours alone until they are sent, so the key can be masked in place. */
-static void mask_key(struct request *request, struct view bytes)
-{
-    union {
-        const char *constant;
-        char *writable;
-    } data = {.constant = bytes.data};
-    size_t found =
-        upstream_identity_mask(request->gateway->shared->identity, data.writable, bytes.length);
-
-    if (found > 0) {
-        metrics_add(request->gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
-    }
-}
-
 static void complete_answer(struct request *request)
 {
     struct view answer = body_view(request->answer);
@@ -167,7 +171,7 @@ static void begin_collecting(struct request *request, const struct http_response
     uint64_t maximum = head->status < 400 ? request->config->retention.max_result_bytes
                                           : (uint64_t)ERROR_BODY_BYTES;
     uint64_t capacity = head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum
-                            ? head->head.content_length
+                            ? head->head.content_length + 1 /* as upstream_collect() wants */
                             : (uint64_t)FIRST_ANSWER_BYTES;
 
     request->answer = body_create(gateway->shared->budget, (size_t)capacity);
@@ -189,15 +193,58 @@ static void begin_streaming(struct request *request)
     request_begin_pieces(request, request->answer_has_length);
 }
 
+/* The key may lie across two pieces: what may be its beginning waits for the next one. `*joined` is
+ * what was held and `data`, to be freed, or NULL. False without memory. */
+static bool hold_key_back(struct request *request, struct view *data, bool last, char **joined)
+{
+    size_t tail;
+
+    *joined = NULL;
+    if (data->length == 0 && !last) {
+        return true;
+    }
+    if (request->held) {
+        size_t length = request->held_length + data->length;
+
+        *joined = realloc(request->held, length);
+        if (!*joined) {
+            return false;
+        }
+        if (data->length > 0) {
+            memcpy(*joined + request->held_length, data->data, data->length);
+        }
+        *data = view_make(*joined, length);
+        request->held = NULL;
+    }
+    mask_key(request, *data);
+    tail = last ? 0 : upstream_identity_tail(request->gateway->shared->identity, data->data,
+                                             data->length);
+    if (tail > 0) {
+        request->held = malloc(tail);
+        if (!request->held) {
+            return false;
+        }
+        *data = view_first(*data, data->length - tail);
+        memcpy(request->held, data->data + data->length, tail);
+        request->held_length = tail;
+    }
+    return true;
+}
+
 static void send_piece(struct request *request, struct view data, bool last)
 {
-    bool taken;
+    char *joined;
+    bool taken = true;
 
-    mask_key(request, data);
     if (last) {
         end_exchange(request);
     }
-    taken = request_send_piece(request, data, last);
+    if (hold_key_back(request, &data, last, &joined)) {
+        taken = request_send_piece(request, data, last);
+    } else {
+        request_break_off(request);
+    }
+    free(joined);
     if (last) {
         request_move_work(request, WORK_DONE);
     } else if (!request_has_caller(request)) {

@@ -696,6 +696,8 @@ static void finish(struct request *request)
     request->body = NULL;
     body_unref(request->answer);
     request->answer = NULL;
+    free(request->held);
+    request->held = NULL;
     config_unref(request->config);
     request->config = NULL;
     gateway->requests->slots[request->handle.slot] = NULL;

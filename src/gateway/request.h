@@ -79,6 +79,8 @@ struct request {
     bool answer_has_length;
     bool streaming; /* pieces go to the caller as they come */
     struct body *answer; /* collected from upstream; one reference */
+    char *held;          /* the end of the last piece, which may be the beginning of the key */
+    size_t held_length;
     struct event *delay_event;
     enum problem delayed_problem; /* answered once the key was found good, or later; 0: none */
     struct address peer;

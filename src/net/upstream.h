@@ -51,6 +51,10 @@ void upstream_identity_destroy(struct upstream_identity *identity);
  * it was sent must not give the key away. Returns how many were found. Any thread. */
 size_t upstream_identity_mask(struct upstream_identity *identity, char *bytes, size_t length);
 
+/* How many of the last bytes may be the beginning of the API key: those that have to wait for what
+ * follows when bytes are passed on as they come. Any thread. */
+size_t upstream_identity_tail(struct upstream_identity *identity, const char *bytes, size_t length);
+
 struct upstream;
 
 /* A client on `loop`; `identity`, `config` and the others outlive it (it takes a reference on
@@ -142,11 +146,11 @@ MUST_CHECK struct upstream_exchange *upstream_send(struct upstream *upstream,
  * `last`; or, when more than `maximum_bytes` would come or the budget is used up, with what is there
  * and `last` false, after which pieces are told one by one. In that first call `data` is what was
  * collected, where it lies in `body`: not another piece. `body` stays the caller's and outlives the
- * exchange. */
+ * exchange; made for one byte more than the response's Content-Length, it needs not grow. */
 void upstream_collect(struct upstream_exchange *exchange, struct body *body, size_t maximum_bytes);
 
 /* Stops and restarts reading the response: back-pressure from a slow caller. What was read already
- * (64 KiB at the most) is still told; idle_ms doesn't run meanwhile. */
+ * (64 KiB at the most) is still told; no deadline runs meanwhile. */
 void upstream_pause(struct upstream_exchange *exchange);
 void upstream_resume(struct upstream_exchange *exchange);
 

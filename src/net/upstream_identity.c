@@ -365,7 +365,7 @@ size_t upstream_identity_mask(struct upstream_identity *identity, char *bytes, s
     const struct upstream_credentials *credentials = upstream_identity_current(identity);
     size_t found = 0;
 
-    while (credentials) {
+    while (credentials && length > 0) {
         struct view key = credentials->key;
         char *at = bytes;
         char *hit;
@@ -378,4 +378,27 @@ size_t upstream_identity_mask(struct upstream_identity *identity, char *bytes, s
         credentials = credentials->older;
     }
     return found;
+}
+
+static size_t tail_of_key(struct view key, const char *bytes, size_t length)
+{
+    size_t tail = length < key.length ? length : key.length - 1;
+
+    while (tail > 0 && memcmp(bytes + length - tail, key.data, tail) != 0) {
+        tail--;
+    }
+    return tail;
+}
+
+size_t upstream_identity_tail(struct upstream_identity *identity, const char *bytes, size_t length)
+{
+    size_t longest = 0;
+
+    for (const struct upstream_credentials *each = upstream_identity_current(identity);
+         each && length > 0; each = each->older) {
+        size_t tail = tail_of_key(each->key, bytes, length);
+
+        longest = tail > longest ? tail : longest;
+    }
+    return longest;
 }
