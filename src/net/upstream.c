@@ -192,9 +192,9 @@ static void sweep_active(struct upstream *upstream, uint64_t now_ms)
     while (exchange) {
         struct upstream_exchange *next = TAILQ_NEXT(exchange, list);
 
-        if (is_past(exchange->total_deadline_ms, now_ms) ||
-            is_past(exchange->sent_deadline_ms, now_ms) ||
-            (!exchange->paused && is_past(exchange->idle_deadline_ms, now_ms))) {
+        if (!exchange->paused && (is_past(exchange->total_deadline_ms, now_ms) ||
+                                  is_past(exchange->sent_deadline_ms, now_ms) ||
+                                  is_past(exchange->idle_deadline_ms, now_ms))) {
             upstream_connection_close(exchange->connection);
             upstream_exchange_fail(exchange, UPSTREAM_TIMEOUT);
         }
@@ -475,20 +475,34 @@ void upstream_collect(struct upstream_exchange *exchange, struct body *body, siz
 
 void upstream_pause(struct upstream_exchange *exchange)
 {
-    exchange->paused = true;
+    if (!exchange->paused) {
+        exchange->paused = true;
+        exchange->paused_since_ms = clock_mono_ms();
+    }
     if (exchange->connection) {
         event_del(&exchange->connection->read_event);
+    }
+}
+
+/* The upstream isn't to blame for how long a caller takes. */
+static void prolong(uint64_t *deadline_ms, uint64_t by_ms)
+{
+    if (*deadline_ms != 0) {
+        *deadline_ms += by_ms;
     }
 }
 
 void upstream_resume(struct upstream_exchange *exchange)
 {
     struct upstream_connection *connection = exchange->connection;
+    uint64_t paused_ms = clock_mono_ms() - exchange->paused_since_ms;
 
     if (!exchange->paused) {
         return;
     }
     exchange->paused = false;
+    prolong(&exchange->total_deadline_ms, paused_ms);
+    prolong(&exchange->sent_deadline_ms, paused_ms);
     exchange->idle_deadline_ms = upstream_deadline_ms(exchange->request.deadlines.idle_ms);
     if (!connection) {
         return;

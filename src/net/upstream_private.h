@@ -110,6 +110,7 @@ struct upstream_exchange {
     uint64_t total_deadline_ms;
     uint64_t sent_deadline_ms;
     uint64_t idle_deadline_ms;
+    uint64_t paused_since_ms; /* with `paused` */
     struct upstream_timing timing;
     struct body *collected; /* not owned; NULL: pieces are told as they come */
     size_t collect_maximum;
