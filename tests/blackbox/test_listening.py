@@ -1,6 +1,7 @@
 """Listening sockets: limits of connections, descriptors that run out, busy ports, the PROXY protocol,
 Unix sockets, sockets passed by systemd, and a drain that loses nobody."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -203,7 +204,9 @@ def watched_descriptors(pid):
     """The descriptors in all epoll sets of a process."""
     watched = set()
     for descriptor in os.listdir(f"/proc/{pid}/fdinfo"):
-        with open(f"/proc/{pid}/fdinfo/{descriptor}") as file:
+        # One may be closed while the others are looked at.
+        with contextlib.suppress(FileNotFoundError), \
+                open(f"/proc/{pid}/fdinfo/{descriptor}") as file:
             watched |= set(re.findall(r"^tfd:\s+(\d+)", file.read(), re.MULTILINE))
     return watched
 
