@@ -291,9 +291,20 @@ static bool set_key(struct fault *fault, const char *key, const char *value, boo
     return false;
 }
 
+/* Not strndup(): the bytes need not end with NUL, which it may look for (and sanitizers mind). */
+static char *copy_text(struct sim_text text)
+{
+    char *copy = malloc(text.length + 1);
+    if (copy) {
+        memcpy(copy, text.data, text.length);
+        copy[text.length] = '\0';
+    }
+    return copy;
+}
+
 static bool read_text(struct fault *fault, struct sim_text text, char *problem, size_t bytes)
 {
-    char *copy = strndup(text.data, text.length);
+    char *copy = copy_text(text);
     bool has_kind = false;
     bool good = copy != NULL;
     char *rest = copy;
@@ -313,7 +324,7 @@ static bool read_text(struct fault *fault, struct sim_text text, char *problem, 
 static char *plain_value(struct sim_text value)
 {
     return sim_json_type(value) == SIM_JSON_STRING ? sim_json_string(value)
-                                                   : strndup(value.data, value.length);
+                                                   : copy_text(value);
 }
 
 static bool read_json(struct fault *fault, struct sim_text text, char *problem, size_t bytes)

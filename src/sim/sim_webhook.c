@@ -22,11 +22,12 @@ static const int64_t pauses_ms[ATTEMPTS - 1] = {5000, 15000};
 struct delivery {
     TAILQ_ENTRY(delivery) link;
     struct sim *sim;
-    struct evhttp_connection *connection; /* while an attempt is under way; frees itself then */
+    struct evhttp_connection *connection; /* of an attempt, until the turn after its answer */
     struct evhttp_uri *uri;
     struct blob *body; /* every attempt sends the same bytes */
     struct event *timer;
     int attempts;
+    bool delivered;
 };
 
 static void delivery_free(struct delivery *delivery)
@@ -52,15 +53,14 @@ static void attempt_failed(struct delivery *delivery)
     evtimer_add(delivery->timer, &wait);
 }
 
+/* The connection can't be freed from within its own callback: the timer does it. */
 static void on_answer(struct evhttp_request *request, void *argument)
 {
     struct delivery *delivery = argument;
-    delivery->connection = NULL;
     int code = request ? evhttp_request_get_response_code(request) : 0;
-    if (code >= 200 && code < 300)
-        delivery_free(delivery);
-    else
-        attempt_failed(delivery);
+    struct timeval now = {0, 0};
+    delivery->delivered = code >= 200 && code < 300;
+    evtimer_add(delivery->timer, &now);
 }
 
 static void add_fields(struct evhttp_request *request, const char *host, int port)
@@ -80,11 +80,8 @@ static void add_fields(struct evhttp_request *request, const char *host, int por
     evhttp_add_header(fields, "Traceparent", text);
 }
 
-static void on_attempt(evutil_socket_t fd, short what, void *argument)
+static void attempt(struct delivery *delivery)
 {
-    (void)fd;
-    (void)what;
-    struct delivery *delivery = argument;
     const char *host = evhttp_uri_get_host(delivery->uri);
     int port = evhttp_uri_get_port(delivery->uri) > 0 ? evhttp_uri_get_port(delivery->uri) : 80;
     const char *path = evhttp_uri_get_path(delivery->uri);
@@ -108,13 +105,29 @@ static void on_attempt(evutil_socket_t fd, short what, void *argument)
     add_fields(request, host, port);
     blob_append(evhttp_request_get_output_buffer(request), delivery->body);
     evhttp_connection_set_timeout(connection, ATTEMPT_SECONDS);
-    evhttp_connection_free_on_completion(connection);
     delivery->connection = connection;
     /* A failure here has called on_answer() already or never will, depending on where it happened;
      * the loopback addresses of tests do not meet it. */
     if (evhttp_make_request(connection, request, EVHTTP_REQ_POST, target))
         fprintf(stderr, "podgate-sim: cannot send a webhook to %s\n", host);
     free(target);
+}
+
+static void on_timer(evutil_socket_t fd, short what, void *argument)
+{
+    (void)fd;
+    (void)what;
+    struct delivery *delivery = argument;
+    if (!delivery->connection) {
+        attempt(delivery);
+        return;
+    }
+    evhttp_connection_free(delivery->connection);
+    delivery->connection = NULL;
+    if (delivery->delivered)
+        delivery_free(delivery);
+    else
+        attempt_failed(delivery);
 }
 
 static bool fill(struct delivery *delivery, const struct job *job)
@@ -138,7 +151,7 @@ static bool fill(struct delivery *delivery, const struct job *job)
     if (delivery->body)
         evbuffer_remove(body, delivery->body->data, length);
     evbuffer_free(body);
-    delivery->timer = evtimer_new(delivery->sim->base, on_attempt, delivery);
+    delivery->timer = evtimer_new(delivery->sim->base, on_timer, delivery);
     return delivery->body && delivery->timer;
 }
 
