@@ -63,6 +63,10 @@ static int act(enum action action, const char *path)
     if (!config) {
         return EX_CONFIG;
     }
+    if (action == ACTION_CHECK && !process_check(config)) {
+        config_unref(config);
+        return EX_CONFIG;
+    }
     switch (action) {
     case ACTION_RUN:
         return process_run(config, path);

@@ -18,6 +18,7 @@
 #include "base/secret.h"
 #include "model/config.h"
 #include "model/key.h"
+#include "process/process.h"
 
 static const char default_config[] = PODGATE_SYSCONFDIR "/podgate/podgate.conf";
 static const char default_admin[] = "127.0.0.1:8081";
@@ -136,7 +137,7 @@ static int check_config(const struct options *options)
     struct config *config = config_load(path, errors);
     config_errors_print(errors, stderr);
     int status = EX_CONFIG;
-    if (config != NULL) {
+    if (config != NULL && process_check(config)) {
         printf("%s: good, with %zu team%s and %zu key%s\n", path, config->team_count,
                config->team_count == 1 ? "" : "s", config->key_count,
                config->key_count == 1 ? "" : "s");

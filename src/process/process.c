@@ -152,11 +152,47 @@ static bool wants_tls(const struct config *config)
     return false;
 }
 
+/* Both are NULL when false is returned; the problem has been told. `tls` stays NULL when no address
+ * needs it. */
+static bool load_secrets(const struct config *config, struct upstream_identity **identity,
+                         struct tls_server **tls)
+{
+    char *problem = NULL;
+
+    *tls = NULL;
+    *identity = upstream_identity_create(config, &problem);
+    if (*identity && wants_tls(config)) {
+        *tls = tls_server_create(config, &problem);
+        if (!*tls) {
+            upstream_identity_destroy(*identity);
+            *identity = NULL;
+        }
+    }
+    if (!*identity) {
+        complain(problem);
+        free(problem);
+        return false;
+    }
+    return true;
+}
+
+bool process_check(const struct config *config)
+{
+    struct upstream_identity *identity;
+    struct tls_server *tls;
+
+    if (!load_secrets(config, &identity, &tls)) {
+        return false;
+    }
+    tls_server_destroy(tls);
+    upstream_identity_destroy(identity);
+    return true;
+}
+
 static int create_shared(struct process *process)
 {
     struct config *config = process->config;
     struct worker_shared *shared = &process->shared;
-    char *problem = NULL;
 
     process->log = log_create(STDERR_FILENO, config->log.format, config->log.level, is_journal());
     process->metrics = metrics_create(metric_catalogue, METRIC_COUNT);
@@ -174,19 +210,8 @@ static int create_shared(struct process *process)
     shared->limits = connection_limits_create(config);
     shared->gateways.budget = &process->budget;
     shared->gateways.failed_attempts = failed_attempts_create();
-    shared->gateways.identity = upstream_identity_create(config, &problem);
-    if (!shared->gateways.identity) {
-        complain(problem);
-        free(problem);
+    if (!load_secrets(config, &shared->gateways.identity, &shared->tls)) {
         return EX_CONFIG;
-    }
-    if (wants_tls(config)) {
-        shared->tls = tls_server_create(config, &problem);
-        if (!shared->tls) {
-            complain(problem);
-            free(problem);
-            return EX_CONFIG;
-        }
     }
     return process->ring && shared->limits && shared->gateways.failed_attempts ? EX_OK : EX_OSERR;
 }
@@ -346,6 +371,52 @@ static void log_config_errors(struct process *process, const struct config_error
     }
 }
 
+static bool same_address(const struct config_address *one, const struct config_address *other)
+{
+    return view_equal(one->text, other->text);
+}
+
+static bool same_listeners(const struct config *one, const struct config *other)
+{
+    bool same = one->listen_count == other->listen_count && one->tls_count == other->tls_count &&
+                same_address(&one->admin_listen, &other->admin_listen);
+
+    for (size_t i = 0; same && i < one->listen_count; i++) {
+        same = same_address(&one->listen[i], &other->listen[i]);
+    }
+    for (size_t i = 0; same && i < one->tls_count; i++) {
+        same = view_equal(one->tls[i].certificate, other->tls[i].certificate) &&
+               view_equal(one->tls[i].key, other->tls[i].key);
+    }
+    return same;
+}
+
+/* What only a start can change must not look as if it had been taken over. */
+static void tell_what_stays(struct process *process, const struct config *config)
+{
+    const struct config *old = process->config;
+    static const char changed[] = "has changed, which takes effect at the next start only";
+    const struct {
+        const char *option;
+        bool differs;
+    } options[] = {
+        {"listen, admin_listen or tls", !same_listeners(old, config)},
+        {"workers", old->workers != config->workers},
+        {"log.format", old->log.format != config->log.format},
+    };
+
+    for (size_t i = 0; i < ARRAY_LENGTH(options); i++) {
+        if (options[i].differs) {
+            struct log_line *line =
+                log_begin(process->ring, LOG_LEVEL_WARNING, "configuration_warning");
+
+            log_string(line, "option", options[i].option);
+            log_string(line, "problem", changed);
+            log_end(line);
+        }
+    }
+}
+
 /* Everything that a running podgate can take over. Listeners and the number of workers stay. */
 static bool adopt(struct process *process, struct config *config)
 {
@@ -387,6 +458,7 @@ static void on_reload_signal(evutil_socket_t number, short what, void *argument)
     }
     config_errors_destroy(errors);
     if (config && adopt(process, config)) {
+        tell_what_stays(process, config);
         config_unref(process->config);
         process->config = config;
         log_event(process, LOG_LEVEL_INFO, "configuration_loaded", "file", process->path);

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import harness
+from certificates import Authority
 
 EX_USAGE, EX_NOINPUT, EX_UNAVAILABLE, EX_TEMPFAIL, EX_PROTOCOL, EX_CONFIG = 64, 66, 69, 75, 76, 78
 NOWHERE = "http://127.0.0.1:1/v2"
@@ -104,6 +105,26 @@ def test_both_checks_tell_every_mistake_with_its_line(tmp_path):
         assert errors.splitlines() == expected
 
 
+@pytest.mark.parametrize("which", ["upstream_key", "ca_file", "certificate", "key"])
+def test_both_checks_read_the_files_that_a_start_needs(tmp_path, which):
+    files = {name: tmp_path / f"{name}.pem" for name in ("ca_file", "certificate", "key")}
+    files["certificate"], files["key"] = Authority(tmp_path).issue("a.test")
+    files["ca_file"].write_bytes(files["certificate"].read_bytes())
+    path = write_config(tmp_path, f"""
+listen = {{"tls:127.0.0.1:{harness.PORTS.take()}"}}
+tls {{ certificate = "{files["certificate"]}" key = "{files["key"]}" }}
+""")
+    files["upstream_key"] = tmp_path / "upstream_key"
+    path.write_text(path.read_text().replace("upstream {", f'upstream {{ ca_file = "{files["ca_file"]}"'))
+    for program in (["podgatectl", "check"], ["podgate", "--check"]):
+        assert run(*program, "-c", path)[0] == 0
+    files[which].write_text("no such thing")
+    for program in (["podgatectl", "check"], ["podgate", "--check"]):
+        status, output, errors = run(*program, "-c", path)
+        assert (status, output) == (EX_CONFIG, "")
+        assert str(files[which]) in errors
+
+
 def test_a_good_configuration_is_said_to_be_good(tmp_path):
     key = harness.make_key("b")
     path = write_config(tmp_path, f'team "a" {{ key "b" {{ sha256 = "{key.sha256}" }} }}\n')
@@ -121,6 +142,14 @@ def test_the_dump_masks_hashes_and_knows_no_secret(tmp_path):
     assert key.sha256 not in output
     assert harness.UPSTREAM_KEY not in output
     assert 'connect_timeout = "5s"' in output
+
+
+def test_callers_that_stall_have_the_documented_time(tmp_path):
+    key = harness.make_key("b")
+    path = write_config(tmp_path, f'team "a" {{ key "b" {{ sha256 = "{key.sha256}" }} }}\n')
+    output = run("podgate", "--dump", "-c", path)[1]
+    section = output.partition("timeouts {")[2].partition("}")[0].split()
+    assert section == 'head = "10s" body = "10s" idle = "2m" send = "30s" handshake = "10s"'.split()
 
 
 def test_a_missing_file_is_told(tmp_path):
