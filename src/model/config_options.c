@@ -106,7 +106,7 @@ static const struct config_option memory_options[] = {
 static const struct config_option retention_options[] = {
     OPTION("completed", DURATION, N, completed_ms, "7d", LATER, BOUNDS(SECOND, 3650 * DAY)),
     OPTION("failed", DURATION, N, failed_ms, "7d", LATER, BOUNDS(SECOND, 3650 * DAY)),
-    OPTION("max_result", SIZE, N, max_result_bytes, "32MiB", LATER, BOUNDS(KIB, 1024 * MIB)),
+    OPTION("max_result", SIZE, N, max_result_bytes, "32MiB", BOUNDS(KIB, 1024 * MIB)),
     OPTION("max_total", SIZE, N, max_total_bytes, "10GiB", LATER, BOUNDS(MIB, 1024 * TIB)),
 };
 #undef N
@@ -121,9 +121,9 @@ static const struct config_option collector_options[] = {
 #define O struct config_timeouts
 static const struct config_option timeouts_options[] = {
     OPTION("head", DURATION, O, head_ms, "10s", BOUNDS(100, HOUR)),
-    OPTION("body", DURATION, O, body_ms, "30s", BOUNDS(100, HOUR)),
+    OPTION("body", DURATION, O, body_ms, "10s", BOUNDS(100, HOUR)),
     OPTION("idle", DURATION, O, idle_ms, "120s", BOUNDS(100, DAY)),
-    OPTION("send", DURATION, O, send_ms, "60s", BOUNDS(100, DAY)),
+    OPTION("send", DURATION, O, send_ms, "30s", BOUNDS(100, DAY)),
     OPTION("handshake", DURATION, O, handshake_ms, "10s", BOUNDS(100, HOUR)),
 };
 #undef O
