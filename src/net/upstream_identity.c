@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/x509.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,11 +30,19 @@ struct file_mark {
     struct timespec changed; /* also when a file with an older time took its place */
 };
 
+/* What a TLS context was made from. */
+struct trust {
+    char *file; /* of the authorities, the system's included; owned */
+    bool verify;
+    struct file_mark mark;
+};
+
 struct upstream_identity {
     _Atomic(struct upstream_credentials *) current;
     pthread_mutex_t lock; /* between main thread's calls; workers never take it */
     char *key_path;       /* NULL: the key is in the environment */
     struct file_mark mark;
+    struct trust trust; /* of current->tls */
 };
 
 static void set_problem(char **problem, const char *what, const char *where, const char *why)
@@ -221,10 +230,35 @@ static void publish(struct upstream_identity *identity, struct upstream_credenti
     atomic_store_explicit(&identity->current, credentials, memory_order_release);
 }
 
-/* Everything anew, as `config` says. NULL with `*problem`. */
-static struct upstream_credentials *load_all(const struct config *config, struct file_mark *mark,
-                                             char **problem)
+/* False without memory. */
+static bool find_trust(const struct config_upstream *settings, struct trust *trust)
 {
+    const char *given = getenv(X509_get_default_cert_file_env()); /* NOLINT: main thread */
+    const char *file = settings->ca_file.length > 0 ? settings->ca_file.data
+                       : given                      ? given
+                                                    : X509_get_default_cert_file();
+    struct stat status;
+
+    *trust = (struct trust){.file = strdup(file), .verify = settings->verify};
+    if (stat(file, &status) == 0) {
+        mark_of(&status, &trust->mark);
+    }
+    return trust->file != NULL;
+}
+
+static bool is_same_trust(const struct trust *left, const struct trust *right)
+{
+    return left->file && right->file && strcmp(left->file, right->file) == 0 &&
+           left->verify == right->verify && is_same_mark(&left->mark, &right->mark);
+}
+
+/* As `config` says, with the TLS context that there is when nothing about it has changed: it takes
+ * most of a megabyte, and stays. NULL with `*problem`. */
+static struct upstream_credentials *load_all(struct upstream_identity *identity,
+                                             const struct config *config, struct file_mark *mark,
+                                             const struct trust *trust, char **problem)
+{
+    const struct upstream_credentials *current = upstream_identity_current(identity);
     const struct config_upstream *settings = &config->upstream;
     bool has_file = settings->api_key_file.length > 0;
     struct upstream_credentials *credentials =
@@ -232,7 +266,9 @@ static struct upstream_credentials *load_all(const struct config *config, struct
                  problem);
 
     if (credentials && settings->url.tls) {
-        credentials->tls = tls_client_create(settings, problem);
+        credentials->tls = current && current->tls && is_same_trust(&identity->trust, trust)
+                               ? tls_client_ref(current->tls)
+                               : tls_client_create(settings, problem);
         if (!credentials->tls) {
             free_credentials(credentials);
             return NULL;
@@ -262,20 +298,28 @@ struct upstream_identity *upstream_identity_create(const struct config *config, 
 bool upstream_identity_adopt(struct upstream_identity *identity, const struct config *config,
                              char **problem)
 {
+    const struct upstream_credentials *current = upstream_identity_current(identity);
     struct upstream_credentials *credentials;
     struct file_mark mark = {0};
+    struct trust trust;
     char *key_path = NULL;
 
     *problem = NULL;
+    if (!find_trust(&config->upstream, &trust)) {
+        set_problem(problem, "upstream", NULL, "no memory");
+        return false;
+    }
     if (config->upstream.api_key_file.length > 0) {
         key_path = strdup(config->upstream.api_key_file.data);
         if (!key_path) {
+            free(trust.file);
             set_problem(problem, "upstream", NULL, "no memory");
             return false;
         }
     }
-    credentials = load_all(config, &mark, problem);
+    credentials = load_all(identity, config, &mark, &trust, problem);
     if (!credentials) {
+        free(trust.file);
         free(key_path);
         return false;
     }
@@ -283,7 +327,14 @@ bool upstream_identity_adopt(struct upstream_identity *identity, const struct co
     free(identity->key_path);
     identity->key_path = key_path;
     identity->mark = mark;
-    publish(identity, credentials);
+    free(identity->trust.file);
+    identity->trust = trust;
+    if (current && credentials->tls == current->tls &&
+        secret_equal_views(credentials->key, current->key)) {
+        free_credentials(credentials); /* what is published stays to the end: nothing is in vain */
+    } else {
+        publish(identity, credentials);
+    }
     pthread_mutex_unlock(&identity->lock);
     return true;
 }
@@ -346,6 +397,7 @@ void upstream_identity_destroy(struct upstream_identity *identity)
     }
     pthread_mutex_destroy(&identity->lock);
     free(identity->key_path);
+    free(identity->trust.file);
     free(identity);
 }
 

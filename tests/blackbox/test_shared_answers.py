@@ -1,6 +1,7 @@
 """What crosses from one caller, state or buffer to another, and must not: callers' bytes, answers from
 before a change, the upstream's key, a slow caller's time."""
 
+import signal
 import threading
 import time
 
@@ -123,3 +124,23 @@ def test_an_answer_is_charged_to_the_budget_once(lab, podgate):
     reply = gateway.request("GET", f"/v2/ep/status/{JOB}", gateway.key)
     assert reply.body == result(30 << 20)
     assert len(upstream.requests) == 1
+
+
+def test_a_reload_that_changes_nothing_takes_no_memory(podgate):
+    """A TLS context with the system's authorities takes most of a megabyte, and the key a locked page."""
+    def locked_pages():
+        status = open(f"/proc/{gateway.pid}/status", encoding="utf-8").read()
+        return int(status.partition("VmLck:")[2].split()[0])
+
+    gateway = podgate("https://127.0.0.1:1/v2", {"workers": 1})
+    gateway.expect_errors("event=configuration_")
+    text = gateway.config_path.read_text(encoding="utf-8")
+    before = locked_pages()
+    for number in range(1, 6):
+        # A wrong configuration between the right ones, so that each reload has a line of its own.
+        for content, event in [("nonsense = 1\n", "configuration_kept"),
+                               (text, "configuration_loaded")]:
+            gateway.config_path.write_text(content, encoding="utf-8")
+            gateway.signal(signal.SIGHUP)
+            harness.wait_until(lambda e=event, n=number: len(gateway.log_lines(e)) == n)
+    assert locked_pages() == before
