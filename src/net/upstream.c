@@ -246,6 +246,19 @@ static size_t share(const struct config *config, uint32_t all)
     return part > 0 || all == 0 ? part : 1;
 }
 
+/* The resolver of `former` serves for `config` too: what it knows outlives a reload, also one that falls
+ * into an outage of DNS. */
+static bool asks_the_same(const struct config *former, const struct config *config)
+{
+    const struct config_upstream *a = &former->upstream;
+    const struct config_upstream *b = &config->upstream;
+    const struct config_url *old_peer = a->has_proxy ? &a->proxy : &a->url;
+    const struct config_url *new_peer = b->has_proxy ? &b->proxy : &b->url;
+
+    return view_equal(old_peer->host, new_peer->host) && old_peer->port == new_peer->port &&
+           a->dns_refresh_ms == b->dns_refresh_ms && a->connect_timeout_ms == b->connect_timeout_ms;
+}
+
 /* The "Host" field, the limits and the resolver for `config`. False without memory: all is as before. */
 static bool take_settings(struct upstream *upstream, const struct config *config)
 {
@@ -257,8 +270,9 @@ static bool take_settings(struct upstream *upstream, const struct config *config
         .refresh_ms = settings->dns_refresh_ms,
         .timeout_ms = settings->connect_timeout_ms / 2,
     };
+    bool keeps_resolver = upstream->resolver && asks_the_same(upstream->config, config);
     struct builder field;
-    struct resolver *resolver;
+    struct resolver *resolver = upstream->resolver;
     size_t field_length;
     char *text;
 
@@ -267,19 +281,25 @@ static bool take_settings(struct upstream *upstream, const struct config *config
     builder_append(&field, settings->url.authority);
     builder_append(&field, VIEW("\r\n"));
     text = builder_detach(&field, &field_length);
-    resolver = resolver_create(upstream->loop, &names, upstream_pool_on_addresses, upstream,
-                               upstream->log);
+    if (!keeps_resolver) {
+        resolver = resolver_create(upstream->loop, &names, upstream_pool_on_addresses, upstream,
+                                   upstream->log);
+    }
     if (!text || !resolver) {
         free(text);
-        resolver_destroy(resolver);
+        if (!keeps_resolver) {
+            resolver_destroy(resolver);
+        }
         return false;
     }
     free(upstream->host_field);
     upstream->host_field = text;
     upstream->host_field_length = field_length;
-    resolver_destroy(upstream->resolver);
-    upstream->resolver = resolver;
-    upstream->preferred_address = 0;
+    if (!keeps_resolver) {
+        resolver_destroy(upstream->resolver);
+        upstream->resolver = resolver;
+        upstream->preferred_address = 0;
+    }
     upstream->connections_maximum = share(config, settings->max_connections);
     upstream->waiting_maximum = share(config, settings->max_waiting);
     return true;
