@@ -43,7 +43,9 @@ uint64_t relay_retry_after_s(const struct http_response_head *head, bool is_read
     struct view text = http_head_value(&head->head, HTTP_FIELD_RETRY_AFTER);
     uint64_t seconds = 1;
 
-    if (head->status != 429 && head->status != 503) {
+    /* The Python SDK obeys the field with any status that it tries again, 500 and 502 too. */
+    if (head->status < 400 ||
+        (head->status != 429 && head->status != 503 && text.length == 0)) {
         return 0;
     }
     if (text.length > 0 && !view_parse_u64(text, 86400, &seconds)) {
@@ -136,7 +138,7 @@ static void refuse_not_json(struct request *request)
 {
     unsigned status = request->upstream_status;
 
-    if (request->plan->is_submit && (status >= 500 || status < 300)) {
+    if (request->plan->is_submit && (status >= 500 || status < 300 || status == 408)) {
         metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0, 1);
     }
     if (status >= 400 && status < 500) {
@@ -186,7 +188,7 @@ static void begin_collecting(struct request *request, const struct http_response
 
 static void begin_streaming(struct request *request)
 {
-    if (request->answer_has_length) {
+    if (request->answer_has_length && request->status != 204) { /* RFC 9110 section 8.6 */
         http_field_append_length(&request->reply, request->answer_length);
     }
     request->streaming = true;
@@ -388,7 +390,8 @@ static void on_failure(void *owner, struct upstream_exchange *exchange,
         return;
     }
     if (request->plan->is_submit && may_be_processed) {
-        if (request->answer && failure == UPSTREAM_INCOMPLETE && answer_with_id(request)) {
+        if (request->answer && (failure == UPSTREAM_INCOMPLETE || failure == UPSTREAM_TIMEOUT) &&
+            answer_with_id(request)) {
             return;
         }
         log_unknown_submit(request, failure);

@@ -144,3 +144,25 @@ def test_a_reload_that_changes_nothing_takes_no_memory(podgate):
             gateway.signal(signal.SIGHUP)
             harness.wait_until(lambda e=event, n=number: len(gateway.log_lines(e)) == n)
     assert locked_pages() == before
+
+
+def test_a_submit_whose_answer_stops_behind_its_id_is_known(lab, podgate):
+    """Cut off or silent: the job exists, and its caller gets the id."""
+    upstream = lab.scripted(lambda received, connection: (
+        faults.response(body=b'{"id":"j-u1","status":', length=100), "stall"))
+    gateway = podgate(upstream, {"upstream": {"submit_timeout": "1s"}})
+    reply = gateway.request("POST", "/v2/ep/run", gateway.key, {"input": {}})
+    assert reply.status == 200
+    assert reply.json["id"] == JOB
+    assert len(upstream.requests) == 1
+
+
+def test_a_408_leaves_a_submit_unknown(lab, podgate):
+    for body, content_type in [(b'{"error":"late"}', "application/json"), (b"late", "text/html")]:
+        upstream = lab.scripted(lambda received, connection, b=body, t=content_type:
+                                faults.response(408, body=b, content_type=t))
+        gateway = podgate(upstream)
+        reply = gateway.request("POST", "/v2/ep/run", gateway.key, {"input": {}})
+        assert reply.status == 408
+        assert gateway.metric("podgate_warnings_total", warning="submit_unknown") == 1
+        assert len(upstream.requests) == 1
