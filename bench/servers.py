@@ -111,6 +111,7 @@ class Place:
         cores = sorted(os.sched_getaffinity(0))
         if len(cores) < 2:
             raise BenchError("two cores are needed: one for the server, one for load and upstream")
+        os.environ["PATH"] += ":/usr/sbin:/sbin"  # not on everybody's path; nginx is there
         self.server_core, self.load_core = cores[0], cores[1]
         os.sched_setaffinity(0, {self.load_core})
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
