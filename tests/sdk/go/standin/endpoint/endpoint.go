@@ -16,11 +16,10 @@ import (
 
 const (
 	defaultURL     = "https://api.runpod.ai/v2"
-	shortSeconds   = 3   // run, status, cancel, health, purge-queue
-	longSeconds    = 120 // what waits for a job's end
-	longestSeconds = 90  // of one held request
-	graceSeconds   = 2   // a held request may take so much longer
-	overallSeconds = 3   // and all of them together so much
+	shortSeconds   = 3  // run, status, cancel, health, purge-queue
+	longestSeconds = 90 // of one held request; also of the whole wait, unless the caller says
+	graceSeconds   = 2  // a held request may take so much longer
+	overallSeconds = 3  // and all of them together so much
 )
 
 // Endpoint is made by New.
@@ -91,7 +90,7 @@ type waiting struct {
 }
 
 func plan(timeout *int) waiting {
-	all := given(timeout, longSeconds)
+	all := given(timeout, longestSeconds)
 	one := all
 	if one > longestSeconds {
 		one = longestSeconds
