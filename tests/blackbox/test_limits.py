@@ -151,6 +151,7 @@ def test_slots_come_back_after_refusals(limited, endpoint, refusal):
             assert gateway.request("POST", f"/v2/{endpoint}/run", gateway.key, b"{").status == 400
         else:
             assert gateway.request("GET", "/v2/other/health", gateway.key).status == 403
+        harness.wait_until(lambda: gateway.metric("podgate_requests_in_flight") == 0, 3)
     harness.wait_until(lambda: ask(gateway, endpoint).status == 404, 3)
 
 
@@ -159,7 +160,8 @@ def test_slot_comes_back_when_the_caller_leaves_inside_its_body(limited, sim, en
     with gateway.connect() as connection:
         connection.send(wire.head("POST", f"/v2/{endpoint}/run", gateway.key,
                                   fields=[("Content-Length", "1000")]) + b'{"input":')
-        harness.wait_until(lambda: ask(gateway, endpoint).status == 429, 3)
+        harness.wait_until(lambda: gateway.metric("podgate_requests_in_flight") == 1)
+        assert ask(gateway, endpoint).status == 429
         connection.reset()
     harness.wait_until(lambda: ask(gateway, endpoint).status == 404, 3)
     assert not sim.requests(endpoint=endpoint, operation="run")
