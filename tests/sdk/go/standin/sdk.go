@@ -6,8 +6,9 @@
 // To build the client with the SDK itself, where a Go module proxy or the repository can be reached:
 // PODGATE_GO_SDK=VERSION tests/setup-sdks DIRECTORY, VERSION being a tag, a branch or a commit. With
 // a copy of its source at hand, in the directory beside this one:
-// go mod edit -replace=github.com/runpod/go-sdk/pkg/sdk=COPY && go build -o DIRECTORY/go-client .
-// and the tests then run with PODGATE_TEST_SDKS=DIRECTORY.
+// go mod edit -replace=github.com/runpod/go-sdk/pkg/sdk=COPY, go mod tidy and
+// go build -o DIRECTORY/go-client . ;
+// the tests then run with PODGATE_TEST_SDKS=DIRECTORY.
 package sdk
 
 // String gives the address of a copy.
