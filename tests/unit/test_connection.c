@@ -492,7 +492,7 @@ Test(connection, reading_pauses_behind_a_request_and_goes_on_after_its_answer)
         settle();
         answered = caller_count(&caller, "/flood=");
         if (answered < flooded) {
-            turn();
+            step();
         }
     }
     cr_assert_eq(answered, flooded);

@@ -297,7 +297,7 @@ static void wire_send(struct view bytes)
         cr_assert(result == TRANSPORT_OK || result == TRANSPORT_AGAIN);
         bytes = view_skip(bytes, count);
         if (result == TRANSPORT_AGAIN) {
-            turn();
+            step();
         }
     }
 }

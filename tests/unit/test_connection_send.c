@@ -13,7 +13,7 @@ static void set_up_asked(void)
     int small = 4096;
 
     set_up_front();
-    open_front("", NULL);
+    open_front("timeouts { send = \"60s\" }", NULL);
     hold = true;
     cr_assert_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair), 0);
     setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
