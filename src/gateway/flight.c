@@ -15,9 +15,9 @@ struct join_letter {
     struct gateway *owner;
     struct flight_caller *caller;
     size_t name_length;
-    size_t request_id_length;
+    size_t trace_length;
     char name[FLIGHT_NAME_BYTES];
-    char request_id[128];
+    char trace[FLIGHT_TRACE_BYTES];
 };
 
 /* Of a caller that leaves, or of a job that changed. */
@@ -117,7 +117,7 @@ static struct flight_answer *fresh_answer(const struct flight *flight,
     return latest;
 }
 
-static void add_caller(struct flight *flight, struct flight_caller *caller, struct view request_id)
+static void add_caller(struct flight *flight, struct flight_caller *caller, struct view trace)
 {
     bool may_ask = caller->wait_until_ms == 0 ||
                    clock_mono_ms() >= flight->asked_ms + FLIGHT_POLL_MS;
@@ -126,7 +126,7 @@ static void add_caller(struct flight *flight, struct flight_caller *caller, stru
     flight->callers = caller;
     if (!flight->building && may_ask) {
         caller->asked = true;
-        flight_ask(flight, request_id);
+        flight_ask(flight, trace);
     } else if (!caller->next) {
         flight_arm(flight);
     }
@@ -151,7 +151,7 @@ static void on_join_letter(void *argument)
         flight_deliver_to(flights, letter->caller, fresh, FLIGHT_FRESH);
     } else if (flight) {
         add_caller(flight, letter->caller,
-                   view_make(letter->request_id, letter->request_id_length));
+                   view_make(letter->trace, letter->trace_length));
     } else {
         struct flight_answer *answer = flight_answer_create();
 
@@ -168,7 +168,7 @@ static void on_join_letter(void *argument)
 }
 
 static bool post_join(struct gateway *owner, struct flight_caller *caller, struct view name,
-                      struct view request_id)
+                      struct view trace)
 {
     struct join_letter *letter = malloc(sizeof *letter);
 
@@ -179,9 +179,8 @@ static bool post_join(struct gateway *owner, struct flight_caller *caller, struc
     letter->caller = caller;
     letter->name_length = name.length;
     memcpy(letter->name, name.data, name.length);
-    letter->request_id_length =
-        request_id.length <= sizeof letter->request_id ? request_id.length : 0;
-    memcpy(letter->request_id, request_id.data, letter->request_id_length);
+    letter->trace_length = trace.length <= sizeof letter->trace ? trace.length : 0;
+    memcpy(letter->trace, trace.data, letter->trace_length);
     if (!loop_post(owner->loop, on_join_letter, letter)) {
         free(letter);
         return false;
@@ -209,7 +208,7 @@ struct flight_answer *flight_join(struct gateway *gateway, const struct flight_q
     caller->stale_ms = question->stale_ms;
     caller->wait_until_ms = question->wait_until_ms;
     if (owner != gateway) {
-        *joined = post_join(owner, caller, name, question->request_id);
+        *joined = post_join(owner, caller, name, question->trace);
         if (!*joined) {
             free(caller);
         }
@@ -225,7 +224,7 @@ struct flight_answer *flight_join(struct gateway *gateway, const struct flight_q
         free(caller);
         return flight_answer_ref(fresh);
     }
-    add_caller(flight, caller, question->request_id);
+    add_caller(flight, caller, question->trace);
     *joined = true;
     return NULL;
 }

@@ -22,6 +22,7 @@
 
 enum {
     FLIGHT_POLL_MS = 500,
+    FLIGHT_TRACE_BYTES = 512,
     FLIGHT_HEALTH_FRESH_MS = 1000,
     FLIGHT_HEALTH_STALE_MS = 30000,
 };
@@ -58,7 +59,8 @@ struct flight_question {
     uint64_t fresh_ms;            /* an answer of this age will do */
     uint64_t stale_ms;            /* when upstream fails, a good answer of this age will do */
     uint64_t wait_until_ms;       /* of clock_mono_ms(): wait for the job's end until then; 0: don't */
-    struct view request_id;       /* goes up as X-Request-Id when this caller causes a request */
+    struct view trace; /* field lines that go up when this caller causes a request: X-Request-Id,
+                        * traceparent; at most FLIGHT_TRACE_BYTES; copied */
     flight_deliver *deliver;
 };
 

@@ -450,7 +450,7 @@ static const struct upstream_handler handler = {
     .on_failure = on_failure,
 };
 
-static bool build_head(struct flight *flight, struct view request_id)
+static bool build_head(struct flight *flight, struct view trace)
 {
     struct builder *head = &flight->head;
 
@@ -458,13 +458,11 @@ static bool build_head(struct flight *flight, struct view request_id)
     builder_append(head, VIEW("GET "));
     route_append_target(head, flight->flights->gateway->config->upstream.url.path, &flight->route);
     builder_append(head, VIEW(" HTTP/1.1\r\nAccept: application/json\r\nVia: 1.1 podgate\r\n"));
-    if (request_id.length > 0) {
-        http_field_append(head, VIEW("X-Request-Id"), request_id);
-    }
+    builder_append(head, trace);
     return !builder_failed(head);
 }
 
-void flight_ask(struct flight *flight, struct view request_id)
+void flight_ask(struct flight *flight, struct view trace)
 {
     struct gateway *gateway = flight->flights->gateway;
     struct upstream_request sent = {
@@ -487,7 +485,7 @@ void flight_ask(struct flight *flight, struct view request_id)
         settle(flight);
         return;
     }
-    if (build_head(flight, request_id)) {
+    if (build_head(flight, trace)) {
         sent.head = builder_view(&flight->head);
         flight->exchange = upstream_send(gateway->upstream, &sent, &handler, flight);
     }

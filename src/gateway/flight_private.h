@@ -80,8 +80,9 @@ void flight_end(struct flight *flight);
 /* Sets its timer to the next moment at which something is due. */
 void flight_arm(struct flight *flight);
 
-/* Asks upstream for all callers. Never tells any of them before it returns. */
-void flight_ask(struct flight *flight, struct view request_id);
+/* Asks upstream for all callers, with these field lines of one of them. Never tells any of them before
+ * it returns. */
+void flight_ask(struct flight *flight, struct view trace);
 
 /* Drops what is known, and what is being asked, which is asked anew. */
 void flight_forget_known(struct flight *flight);

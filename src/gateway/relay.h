@@ -45,8 +45,8 @@ bool relay_status_is_failure(unsigned status);
 void relay_report_failure(struct gateway *gateway, struct view endpoint,
                           enum upstream_failure failure);
 
-/* The Retry-After that a caller gets for an upstream's 429 or 503: what `head` says, 1 when it says
- * nothing, at most 10 for reads; 0 for other statuses. In s. */
+/* The Retry-After that a caller gets for an upstream's error: what `head` says, at most 10 for reads;
+ * when it says nothing 1 for 429 and 503, else 0: none. In s. */
 uint64_t relay_retry_after_s(const struct http_response_head *head, bool is_read);
 
 /* Appends the fields of the upstream's head that come back, with `retry_after_s` in place of its own

@@ -642,6 +642,8 @@ static void log_done(const struct request *request, uint64_t duration_us)
     }
     if (request->has_route) {
         log_word(line, "operation", route_operation_name(request->route.operation));
+    }
+    if (request->has_route && request->ticket.key) { /* a stranger writes nothing into the log */
         log_word(line, "endpoint", request->route.endpoint);
         log_text(line, "job", request->job_length > 0
                                   ? view_make(request->job_text, request->job_length)

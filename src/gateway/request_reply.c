@@ -10,7 +10,7 @@
 /* How an answer is put together and handed to the front, and how the head of a request to the
  * upstream begins. Each head is formatted once, into storage of the request's own. */
 
-enum { JOINED_BYTES = 256 };
+enum { JOINED_BYTES = 256, TELL_OPERATOR_MS = 10000 };
 
 static bool is_head_request(const struct request *request)
 {
@@ -168,6 +168,9 @@ static void append_problem_fields(struct request *request, enum problem problem,
     if (problem == PROBLEM_METHOD_NOT_ALLOWED) {
         http_field_append(reply, VIEW("Allow"), route_allow_text(request->route.operation));
     }
+    if (problem == PROBLEM_UPSTREAM_UNAVAILABLE) {
+        builder_append(reply, VIEW("Podgate-Degraded: upstream\r\n"));
+    }
     if (problem == PROBLEM_UNAUTHORIZED) {
         builder_append(reply, VIEW("WWW-Authenticate: Bearer realm=\"podgate\"\r\n"));
     }
@@ -176,6 +179,23 @@ static void append_problem_fields(struct request *request, enum problem problem,
         builder_append_u64(reply, retry_after_s);
         builder_append(reply, VIEW("\r\n"));
     }
+}
+
+/* Nobody but the operator can mend it, so it is more than one request's failure. */
+static void tell_operator(struct request *request)
+{
+    struct gateway *gateway = request->gateway;
+    uint64_t now_ms = clock_mono_ms();
+    struct log_line *line;
+
+    if (gateway->credential_told_ms != 0 && now_ms - gateway->credential_told_ms < TELL_OPERATOR_MS) {
+        return;
+    }
+    gateway->credential_told_ms = now_ms;
+    line = log_begin(gateway->log, LOG_LEVEL_ERROR, "upstream_credential_refused");
+    log_text(line, "endpoint", request->route.endpoint);
+    log_number(line, "upstream_status", request->upstream_status);
+    log_end(line);
 }
 
 static void reply_problem(struct request *request, enum problem problem, unsigned status,
@@ -190,6 +210,9 @@ static void reply_problem(struct request *request, enum problem problem, unsigne
     }
     request->reason = text->code;
     request->origin = "gateway";
+    if (problem == PROBLEM_UPSTREAM_CREDENTIAL) {
+        tell_operator(request);
+    }
     request_begin_reply(request, status != 0 ? status : text->status);
     append_problem_fields(request, problem, retry_after_s);
     builder_init(&body, storage, sizeof storage);

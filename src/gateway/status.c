@@ -32,11 +32,33 @@ static void start_alone(struct request *request)
     relay_start(request, &alone_plan, VIEW("GET"), &route, &deadlines);
 }
 
+static uint64_t freshness_ms(const struct request *request)
+{
+    if (request->route.operation == ROUTE_HEALTH) {
+        return FLIGHT_HEALTH_FRESH_MS;
+    }
+    if (request->route.operation == ROUTE_STATUS_SYNC) {
+        return FLIGHT_POLL_MS;
+    }
+    return config_find_endpoint(request->config, request->route.endpoint)->status_freshness_ms;
+}
+
+/* RFC 9211 section 2.4: whole seconds for which the answer is fresh yet, negative when it is not. */
+static void append_ttl(struct request *request, uint64_t age_ms)
+{
+    uint64_t fresh_ms = freshness_ms(request);
+
+    builder_append(&request->reply, age_ms > fresh_ms ? VIEW("; ttl=-") : VIEW("; ttl="));
+    builder_append_u64(&request->reply,
+                       (age_ms > fresh_ms ? age_ms - fresh_ms + 999 : fresh_ms - age_ms) / 1000);
+}
+
 /* RFC 9211: who answered, and why it went on if it did. */
 static void append_cache_status(struct request *request, const struct flight_answer *answer,
                                 enum flight_delivery delivery)
 {
     struct builder *reply = &request->reply;
+    uint64_t age_ms = clock_mono_ms() - answer->received_ms;
 
     switch (delivery) {
     case FLIGHT_ASKED:
@@ -47,16 +69,20 @@ static void append_cache_status(struct request *request, const struct flight_ans
         request->cache = "shared";
         break;
     case FLIGHT_FRESH:
-        builder_append(reply, VIEW("Cache-Status: podgate; hit\r\n"));
+        builder_append(reply, VIEW("Cache-Status: podgate; hit"));
+        append_ttl(request, age_ms);
+        builder_append(reply, VIEW("\r\n"));
         request->cache = "hit";
         break;
     case FLIGHT_STALE:
-        builder_append(reply, VIEW("Cache-Status: podgate; hit; fwd=stale; detail=upstream-failed\r\n"));
+        builder_append(reply, VIEW("Cache-Status: podgate; hit"));
+        append_ttl(request, age_ms);
+        builder_append(reply, VIEW("; detail=upstream-failed\r\nPodgate-Degraded: upstream\r\n"));
         request->cache = "stale";
         break;
     }
     builder_append(reply, VIEW("Age: "));
-    builder_append_u64(reply, (clock_mono_ms() - answer->received_ms) / 1000);
+    builder_append_u64(reply, age_ms / 1000);
     builder_append(reply, VIEW("\r\n"));
     metrics_add(request->gateway->metrics, METRIC_SHARED_ANSWERS, request->route.operation, 0, 1);
 }
@@ -137,14 +163,30 @@ static void deliver(struct gateway *gateway, struct request_handle handle,
     answer_request(request, answer, delivery);
 }
 
+static void append_trace(struct builder *trace, struct view name, struct view value)
+{
+    /* A longer one than W3C's "Trace Context" asks for (512 with the others) stays behind. */
+    if (value.length > 0 &&
+        builder_view(trace).length + name.length + value.length + 4 <= FLIGHT_TRACE_BYTES) {
+        http_field_append(trace, name, value);
+    }
+}
+
 static void join(struct request *request, struct flight_question *question)
 {
+    const struct http_head *head = &request->inbound.head.head;
+    char storage[FLIGHT_TRACE_BYTES];
+    struct builder trace;
     struct flight_answer *answer;
     bool joined = false;
 
     question->handle = request->handle;
     question->route = &request->route;
-    question->request_id = request->id;
+    builder_init(&trace, storage, sizeof storage);
+    append_trace(&trace, VIEW("X-Request-Id"), request->id);
+    append_trace(&trace, VIEW("traceparent"), http_head_value(head, HTTP_FIELD_TRACEPARENT));
+    append_trace(&trace, VIEW("tracestate"), http_head_value(head, HTTP_FIELD_TRACESTATE));
+    question->trace = builder_view(&trace);
     question->deliver = deliver;
     answer = flight_join(request->gateway, question, &joined);
     if (answer) {

@@ -100,6 +100,10 @@ def test_failures_are_logged_with_address_and_without_the_key(ring):
     line = harness.wait_until(lambda: [line for line in ring.podgate.log().splitlines()
                                        if "127.0.2.1" in line])[0]
     assert "key_unknown" in line
+    # Nothing of what a stranger asked for, but the operation's name.
+    done = harness.wait_until(lambda: [line for line in ring.podgate.log().splitlines()
+                                       if "event=request_done" in line and "127.0.2.1" in line])[0]
+    assert "endpoint=" not in done and "job=" not in done
     assert key not in ring.podgate.log()
     assert key[len("pg_nobody_"):] not in ring.podgate.log()
 

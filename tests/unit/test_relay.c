@@ -132,6 +132,34 @@ Test(relay, a_read_is_told_to_come_back_within_10_s)
     cr_assert(caller_has(&caller, "Retry-After: 3600\r\n"), "a submit is told what upstream said");
 }
 
+Test(relay, no_error_makes_a_reader_sleep_for_long)
+{
+    static const char *const statuses[] = {"500 Oops", "502 Bad", "504 Slow", "408 Slow"};
+
+    for (size_t i = 0; i < ARRAY_LENGTH(statuses); i++) {
+        caller_clear(&caller);
+        upstream_says_with(statuses[i], "Retry-After: 3600\r\n", "{}");
+        get(&caller, READ);
+        EXPECT_ANSWER(&caller, (unsigned)atoi(statuses[i]));
+        cr_assert(caller_has(&caller, "Retry-After: 10\r\n"));
+        cr_assert_eq(caller_count(&caller, "Retry-After"), 1);
+    }
+    caller_clear(&caller);
+    upstream_says("500 Oops", "{}");
+    get(&caller, READ);
+    EXPECT_ANSWER(&caller, 500);
+    cr_assert_eq(caller_count(&caller, "Retry-After"), 0);
+}
+
+Test(relay, a_204_has_no_length)
+{
+    upstream_says_raw("HTTP/1.1 204 No Content\r\n\r\n");
+    post(&caller, "/v2/abc/openai/v1/x", "{}");
+    RUN_UNTIL((caller_read(&caller), caller_has(&caller, "HTTP/1.1 204 No Content\r\n")));
+    cr_assert_eq(caller_count(&caller, "Content-Length"), 0);
+    cr_assert_eq(caller_count(&caller, "Transfer-Encoding"), 0);
+}
+
 /* ---- the upstream's key */
 
 Test(relay, the_upstreams_key_is_masked_in_what_it_echoes)

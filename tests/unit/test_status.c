@@ -111,6 +111,47 @@ Test(status, a_429_is_passed_on_with_a_wait_of_10_s_at_most)
     cr_assert(caller_has(&caller, "Retry-After: 10\r\n"));
 }
 
+Test(status, the_trace_of_who_causes_a_request_goes_up)
+{
+    upstream_says("200 OK", RUNNING);
+    ask(&caller, "GET", "/v2/abc/status/j",
+        "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"
+        "tracestate: a=b\r\nX-Request-Id: mine\r\n",
+        NULL);
+    EXPECT_ANSWER(&caller, 200);
+    cr_assert(strstr(seen[0], "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"));
+    cr_assert(strstr(seen[0], "tracestate: a=b\r\n"));
+    cr_assert(strstr(seen[0], "X-Request-Id: mine\r\n"));
+}
+
+Test(status, a_trace_that_is_too_long_stays_behind)
+{
+    char *fields = NULL;
+
+    cr_assert_gt(asprintf(&fields, "tracestate: a=%0600d\r\nX-Request-Id: mine\r\n", 0), 0);
+    upstream_says("200 OK", RUNNING);
+    ask(&caller, "GET", "/v2/abc/status/j", fields, NULL);
+    free(fields);
+    EXPECT_ANSWER(&caller, 200);
+    cr_assert_null(strstr(seen[0], "tracestate"));
+    cr_assert(strstr(seen[0], "X-Request-Id: mine\r\n"));
+}
+
+/* RFC 9211 section 2: an answer is a hit or was forwarded, never both. */
+Test(status, an_old_health_says_how_old_it_is)
+{
+    upstream_says("200 OK", "{\"jobs\":{}}");
+    get(&caller, "/v2/abc/health");
+    EXPECT_ANSWER(&caller, 200);
+    pass(5500);
+    upstream_says("500 Oops", "<html>");
+    get(&second, "/v2/abc/health");
+    EXPECT_ANSWER(&second, 200);
+    cr_assert(caller_has(&second, "Cache-Status: podgate; hit; ttl=-5; detail=upstream-failed\r\n"));
+    cr_assert(caller_has(&second, "Age: 5\r\n"));
+    cr_assert(caller_has(&second, "Podgate-Degraded: upstream\r\n"));
+}
+
 static void no_freshness(void)
 {
     set_up_peer();
