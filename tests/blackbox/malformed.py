@@ -214,6 +214,8 @@ TOO_LARGE = [
     Case("one_field_above_32_kib", get(b"X-A: @MARK@" + b"a" * 40000 + b"\r\n"), 431),
     Case("fields_above_32_kib", get(*[b"X-%d: " % i + b"b" * 900 + b"\r\n" for i in range(50)]), 431),
     Case("more_than_100_fields", get(*[b"X-%d: @MARK@\r\n" % i for i in range(120)]), 431),
+    Case("one_field_of_200_kib", get(b"X-A: @MARK@" + b"a" * 200_000 + b"\r\n"), 431),
+    Case("twenty_thousand_fields", get(b"X-A: @MARK@\r\n" * 20_000), 431),
     Case("a_name_above_32_kib", get(b"X" * 40000 + b": @MARK@\r\n"), 431),
     Case("announced_body_too_large", post(length(b"10485761"), body=b""), 413),
     Case("announced_body_of_exabytes", post(length(b"9223372036854775807"), body=b""), 413),

@@ -454,6 +454,15 @@ def test_upstream_key_is_read_again_when_its_file_changes(lab, podgate):
     harness.wait_until(rotated, 15, "the new upstream key", interval=0.2)
 
 
+def test_upstream_key_from_a_systemd_credential(lab, podgate, tmp_path):
+    upstream = lab.scripted(lambda received, connection: faults.response(body=JOB))
+    (tmp_path / "runpod").write_text("rpa_CREDENTIAL\n")
+    gateway = podgate(upstream, {"upstream": {"api_key_file": None, "api_key_credential": "runpod"}},
+                      environment={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    ask(gateway, "GET", "status/a-u1")
+    assert upstream.requests[-1].field("authorization") == "Bearer rpa_CREDENTIAL"
+
+
 def test_upstream_key_from_the_environment(lab, podgate):
     upstream = lab.scripted(lambda received, connection: faults.response(body=JOB))
     gateway = podgate(upstream, {"upstream": {"api_key_file": None, "api_key_env": "TEST_KEY"}},
@@ -620,6 +629,36 @@ def test_pooled_connection_that_died_costs_no_submit(sweep):
         nonce = harness.unique("ep")
         assert sweep.submit(nonce).status == 200
         assert sweep.accepted(nonce) == 1
+
+
+@pytest.mark.parametrize("direction", ["slow", "late"])
+def test_submit_over_a_slow_line_is_whole(sweep, direction):
+    """Three bytes at a time both ways, or half a second before each direction's first byte."""
+    options = {"drip": 3} if direction == "slow" else {"delay": 0.5}
+    sweep.calm()
+    sweep.proxy.next_plan = lambda: faults.FaultProxy.Plan(**options)
+    nonce = harness.unique("ep")
+    reply = sweep.submit(nonce)
+    sweep.calm()
+    assert reply.status == 200
+    assert sweep.accepted(nonce) == 1
+
+
+def test_corrupt_byte_in_an_answer_is_never_a_second_submit(sweep, full):
+    """Whatever the byte was: a status, a length, a brace of the body."""
+    for at in range(0, 200, 1 if full else 11):
+        sweep.calm()
+        plans = [faults.FaultProxy.Plan(flip=at)]
+        sweep.proxy.next_plan = lambda: plans.pop() if plans else faults.FaultProxy.Plan()
+        nonce = harness.unique("ep")
+        reply = sweep.submit(nonce)
+        assert sweep.accepted(nonce) == 1, f"byte {at}"
+        # Inside of a text of the body nobody can tell.
+        assert reply.status in (200, 502, 504), f"byte {at}"
+        if reply.status != 200:
+            wire.assert_problem(reply, reply.status)
+    sweep.calm()
+    still_serves(sweep.gateway)
 
 
 def test_races_with_a_closing_upstream_never_submit_twice(lab, podgate, make_sim):
