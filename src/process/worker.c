@@ -35,6 +35,7 @@ struct worker {
     struct event *drain_event;
     struct event *memory_event;
     bool memory_paused;
+    bool drained;
     struct gateway gateway;
     pthread_t thread;
     bool started;
@@ -214,15 +215,21 @@ bool worker_start(struct worker *worker)
     return worker->started;
 }
 
-/* The end has come when no caller is left, nor work that goes on without its caller. */
+/* The end has come when no caller is left, nor work that goes on without its caller, on any worker: the
+ * callers of the others may wait for a flight that is this one's. */
 static void on_drain_turn(evutil_socket_t descriptor, short what, void *argument)
 {
     struct worker *worker = argument;
+    struct worker_shared *shared = worker->shared;
 
     (void)descriptor;
     (void)what;
-    if (front_connection_count(worker->front) == 0 &&
+    if (!worker->drained && front_connection_count(worker->front) == 0 &&
         request_pool_running(worker->gateway.requests) == 0) {
+        worker->drained = true; /* it stays so, since nobody is accepted any more */
+        atomic_fetch_add(&shared->drained_count, 1);
+    }
+    if (atomic_load(&shared->drained_count) >= shared->gateways.gateway_count) {
         loop_stop(worker->loop);
     }
 }

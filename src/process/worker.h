@@ -2,6 +2,7 @@
 #ifndef PODGATE_PROCESS_WORKER_H
 #define PODGATE_PROCESS_WORKER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -23,6 +24,7 @@ struct worker_shared {
     struct listener_set *listeners;
     struct log *log;
     struct metrics *metrics;
+    _Atomic size_t drained_count; /* workers without callers and work of their own; begins as 0 */
 };
 
 /* Owned by the process. */

@@ -10,7 +10,8 @@
 
 #include "net/connection.h"
 
-/* The clock stands still, so that a loop could wait for ever: it is asked again and again instead. */
+/* The clock stands still, so that a loop could wait for ever: it is asked again and again instead.
+ */
 HELPER void step(void)
 {
     static const struct timespec moment = {0, 100000};
@@ -20,13 +21,13 @@ HELPER void step(void)
 }
 
 #undef RUN_UNTIL
-#define RUN_UNTIL(condition) \
-    do { \
-        uint64_t limit_ms = clock_real_ms() + 30000; \
-        while (!(condition)) { \
-            cr_assert(clock_real_ms() < limit_ms, "never came true: " #condition); \
-            step(); \
-        } \
+#define RUN_UNTIL(condition)                                                                       \
+    do {                                                                                           \
+        uint64_t limit_ms = clock_real_ms() + 30000;                                               \
+        while (!(condition)) {                                                                     \
+            cr_assert(clock_real_ms() < limit_ms, "never came true: " #condition);                 \
+            step();                                                                                \
+        }                                                                                          \
     } while (0)
 
 struct caller {
@@ -48,7 +49,8 @@ HELPER struct sockaddr_storage peer_of(const char *text)
     struct sockaddr_in *ipv4 = (struct sockaddr_in *)&made;
     uint8_t parts[4];
 
-    cr_assert_eq(sscanf(text, "%hhu.%hhu.%hhu.%hhu", &parts[0], &parts[1], &parts[2], &parts[3]), 4);
+    cr_assert_eq(sscanf(text, "%hhu.%hhu.%hhu.%hhu", &parts[0], &parts[1], &parts[2], &parts[3]),
+                 4);
     ipv4->sin_family = AF_INET;
     ipv4->sin_port = htons(40000);
     memcpy(&ipv4->sin_addr, parts, 4);

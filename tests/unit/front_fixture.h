@@ -22,8 +22,8 @@ struct call {
 };
 
 /* What the handler does. */
-static bool answer_at_head;  /* without reading the body */
-static bool hold;            /* the test answers */
+static bool answer_at_head; /* without reading the body */
+static bool hold;           /* the test answers */
 static uint64_t body_maximum = 1024 * 1024;
 static bool refuse_memory;
 

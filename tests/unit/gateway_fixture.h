@@ -1,5 +1,6 @@
-/* For the tests of the gateway: one or two gateways, each with a loop, a front and a client of its own,
- * in the test's one thread; callers over socket pairs; and an upstream that says what the test says.
+/* For the tests of the gateway: one or two gateways, each with a loop, a front and a client of its
+ * own, in the test's one thread; callers over socket pairs; and an upstream that says what the test
+ * says.
  *
  *     upstream_says("200 OK", "{\"id\":\"j\"}");
  *     ask(&caller, "POST", "/v2/abc/run", "", "{}");
@@ -55,8 +56,9 @@ HELPER char *make_answer(const char *status, const char *fields, const char *bod
 {
     char *text = NULL;
 
-    cr_assert_gt(asprintf(&text, "HTTP/1.1 %s\r\nContent-Type: application/json\r\n%s"
-                                 "Content-Length: %zu\r\n\r\n%s",
+    cr_assert_gt(asprintf(&text,
+                          "HTTP/1.1 %s\r\nContent-Type: application/json\r\n%s"
+                          "Content-Length: %zu\r\n\r\n%s",
                           status, fields, strlen(body), body),
                  0);
     return text;
@@ -135,8 +137,8 @@ HELPER void open_side(size_t index, struct loop *its_loop)
     gateway->breaker = breaker_create(gateway->metrics, gateway->log);
     gateway->flights = flights_create(gateway);
     gateway->requests = request_pool_create(gateway);
-    gateway->upstream = upstream_create(its_loop, config, identity, &budget, gateway->metrics,
-                                        gateway->log);
+    gateway->upstream =
+        upstream_create(its_loop, config, identity, &budget, gateway->metrics, gateway->log);
     side->front = front_create(its_loop, config, &request_handler, gateway, NULL, limits, &budget,
                                gateway->metrics, gateway->log);
     cr_assert(gateway->hasher && gateway->breaker && gateway->flights && gateway->requests &&
@@ -168,8 +170,8 @@ static void adopt_states(const struct config *loaded)
     cr_assert(config_adopt(both.writable, states));
 }
 
-/* `count` gateways; `upstream_options` in the section of that name, `key_options` for the one key of
- * team "t", `options` beside them. */
+/* `count` gateways; `upstream_options` in the section of that name, `key_options` for the one key
+ * of team "t", `options` beside them. */
 HELPER void open_gateways(size_t count, const char *upstream_options, const char *key_options,
                           const char *options)
 {
@@ -187,10 +189,11 @@ HELPER void open_gateways(size_t count, const char *upstream_options, const char
         snprintf(hex + 2 * i, 3, "%02x", hash[i]);
     }
     cr_assert_gt(
-        asprintf(&text,
-                 "upstream { url = \"http://127.0.0.1:%u/v2\" api_key_env = \"PODGATE_TEST_KEY\" %s }\n"
-                 "%s\nteam \"t\" { endpoints = {\"*\"} key \"test\" { sha256 = \"%s\" %s } }\n",
-                 peer.port, upstream_options, options, hex, key_options),
+        asprintf(
+            &text,
+            "upstream { url = \"http://127.0.0.1:%u/v2\" api_key_env = \"PODGATE_TEST_KEY\" %s }\n"
+            "%s\nteam \"t\" { endpoints = {\"*\"} key \"test\" { sha256 = \"%s\" %s } }\n",
+            peer.port, upstream_options, options, hex, key_options),
         0);
     config = load_config(text);
     free(text);
@@ -222,17 +225,18 @@ HELPER void settle_both(void)
 }
 
 /* As RUN_UNTIL, for two loops in one thread. */
-#define RUN_BOTH_UNTIL(condition) \
-    do { \
-        uint64_t limit_ms = clock_real_ms() + 30000; \
-        while (!(condition)) { \
-            cr_assert(clock_real_ms() < limit_ms, "never came true: " #condition); \
-            settle_both(); \
-        } \
+#define RUN_BOTH_UNTIL(condition)                                                                  \
+    do {                                                                                           \
+        uint64_t limit_ms = clock_real_ms() + 30000;                                               \
+        while (!(condition)) {                                                                     \
+            cr_assert(clock_real_ms() < limit_ms, "never came true: " #condition);                 \
+            settle_both();                                                                         \
+        }                                                                                          \
     } while (0)
 
-#define ALL_OPERATIONS \
-    "operations = {\"run\", \"runsync\", \"status\", \"stream\", \"cancel\", \"retry\", \"health\", " \
+#define ALL_OPERATIONS                                                                             \
+    "operations = {\"run\", \"runsync\", \"status\", \"stream\", \"cancel\", \"retry\", "          \
+    "\"health\", "                                                                                 \
     "\"purge-all\", \"openai\", \"requests\", \"batch\"} "
 
 HELPER void set_up_peer(void)
@@ -307,7 +311,8 @@ HELPER void ask(struct caller *caller, const char *method, const char *target, c
     if (body) {
         snprintf(length, sizeof length, "Content-Length: %zu\r\n", strlen(body));
     }
-    cr_assert_gt(asprintf(&text, "%s %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\n%s%s\r\n%s",
+    cr_assert_gt(asprintf(&text,
+                          "%s %s HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %s\r\n%s%s\r\n%s",
                           method, target, key_text, fields, length, body ? body : ""),
                  0);
     caller_send(caller, text);
@@ -353,18 +358,18 @@ HELPER const char *answer_body(const struct caller *caller)
     return end ? end + 4 : "";
 }
 
-#define EXPECT_ANSWER(caller, expected) \
-    do { \
-        RUN_UNTIL(answer_status(caller) != 0); \
-        cr_assert_eq(answer_status(caller), expected, "answer: %s", (caller)->received); \
+#define EXPECT_ANSWER(caller, expected)                                                            \
+    do {                                                                                           \
+        RUN_UNTIL(answer_status(caller) != 0);                                                     \
+        cr_assert_eq(answer_status(caller), expected, "answer: %s", (caller)->received);           \
     } while (0)
 
 /* One of podgate's own errors. */
-#define EXPECT_PROBLEM(caller, expected, code) \
-    do { \
-        EXPECT_ANSWER(caller, expected); \
-        cr_assert(caller_has(caller, "Podgate-Origin: gateway\r\n"), "%s", (caller)->received); \
-        cr_assert(caller_has(caller, "\"code\":\"" code "\""), "%s", (caller)->received); \
+#define EXPECT_PROBLEM(caller, expected, code)                                                     \
+    do {                                                                                           \
+        EXPECT_ANSWER(caller, expected);                                                           \
+        cr_assert(caller_has(caller, "Podgate-Origin: gateway\r\n"), "%s", (caller)->received);    \
+        cr_assert(caller_has(caller, "\"code\":\"" code "\""), "%s", (caller)->received);          \
     } while (0)
 
 HELPER uint64_t count_of(size_t metric, size_t first)

@@ -114,7 +114,8 @@ static bool answered(void)
 static void ask(const char *request)
 {
     received_length = 0;
-    cr_assert_eq(send(descriptor, request, strlen(request), MSG_NOSIGNAL), (ssize_t)strlen(request));
+    cr_assert_eq(send(descriptor, request, strlen(request), MSG_NOSIGNAL),
+                 (ssize_t)strlen(request));
     RUN_UNTIL(answered());
 }
 
@@ -145,7 +146,8 @@ Test(admin, metrics_have_counters_and_what_the_process_adds)
     metrics_add(block, METRIC_BAD_HEADS, 0, 0, 42);
     ask(GET("/metrics"));
     cr_assert_not_null(strstr(received, "HTTP/1.1 200 "));
-    cr_assert_not_null(strstr(received, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+    cr_assert_not_null(
+        strstr(received, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
     cr_assert_not_null(strstr(received, "\npodgate_bad_heads_total 42\n"));
     cr_assert_not_null(strstr(received, "test_of_the_process 1\n"));
     cr_assert_null(strstr(received, "# EOF"));
@@ -154,7 +156,8 @@ Test(admin, metrics_have_counters_and_what_the_process_adds)
 Test(admin, metrics_come_as_openmetrics_to_who_accepts_that)
 {
     ask("GET /metrics HTTP/1.1\r\nHost: a\r\nAccept: application/openmetrics-text;q=1\r\n\r\n");
-    cr_assert_not_null(strstr(received, "Content-Type: application/openmetrics-text; version=1.0.0"));
+    cr_assert_not_null(
+        strstr(received, "Content-Type: application/openmetrics-text; version=1.0.0"));
     cr_assert_str_eq(received + received_length - 6, "# EOF\n");
 }
 

@@ -34,8 +34,8 @@ static void write_key(char **text, unsigned index, const char *id, const char *o
     for (size_t i = 0; i < sizeof hash; i++) {
         sprintf(hex + 2 * i, "%02x", hash[i]);
     }
-    cr_assert_gt(asprintf(&longer, "%s key \"%s\" { sha256 = \"%s\" %s }\n", *text, id, hex, options),
-                 0);
+    cr_assert_gt(
+        asprintf(&longer, "%s key \"%s\" { sha256 = \"%s\" %s }\n", *text, id, hex, options), 0);
     free(*text);
     *text = longer;
 }
@@ -47,7 +47,8 @@ static void load_keys(const char *endpoints, const char *const *options, unsigne
     char *text = NULL;
     char *longer;
 
-    cr_assert_gt(asprintf(&text, "upstream { api_key_env = \"K\" }\nteam \"t\" { endpoints = {%s}\n",
+    cr_assert_gt(asprintf(&text,
+                          "upstream { api_key_env = \"K\" }\nteam \"t\" { endpoints = {%s}\n",
                           endpoints),
                  0);
     for (unsigned i = 0; i < count; i++) {
@@ -204,7 +205,8 @@ Test(admission, a_key_is_refused_from_its_expiry_on)
     wall_ms = config->keys[0].expires_wall_ms - 1;
     expect_admitted(0);
     wall_ms = config->keys[0].expires_wall_ms;
-    cr_assert(expect_refused(0, PROBLEM_UNAUTHORIZED, METRIC_REFUSAL_KEY_EXPIRED).is_authentication);
+    cr_assert(
+        expect_refused(0, PROBLEM_UNAUTHORIZED, METRIC_REFUSAL_KEY_EXPIRED).is_authentication);
 }
 
 /* ---- what it may do */
@@ -215,12 +217,12 @@ Test(admission, each_operation_needs_its_own_permission)
         const char *target;
         const char *operation;
     } rows[] = {
-        {"/v2/abc/run", "run"},           {"/v2/abc/runsync", "runsync"},
-        {"/v2/abc/status/j", "status"},   {"/v2/abc/status-sync/j", "status"},
-        {"/v2/abc/stream/j", "stream"},   {"/v2/abc/cancel/j", "cancel"},
-        {"/v2/abc/retry/j", "retry"},     {"/v2/abc/purge-queue", "purge-all"},
-        {"/v2/abc/health", "health"},     {"/v2/abc/requests", "requests"},
-        {"/v2/abc/batch/j", "batch"},     {"/v2/abc/openai/v1/models", "openai"},
+        {"/v2/abc/run", "run"},         {"/v2/abc/runsync", "runsync"},
+        {"/v2/abc/status/j", "status"}, {"/v2/abc/status-sync/j", "status"},
+        {"/v2/abc/stream/j", "stream"}, {"/v2/abc/cancel/j", "cancel"},
+        {"/v2/abc/retry/j", "retry"},   {"/v2/abc/purge-queue", "purge-all"},
+        {"/v2/abc/health", "health"},   {"/v2/abc/requests", "requests"},
+        {"/v2/abc/batch/j", "batch"},   {"/v2/abc/openai/v1/models", "openai"},
     };
 
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
@@ -398,9 +400,9 @@ Test(admission, concurrency_counts_from_admission_to_release)
     load_key("concurrency = 2");
     cr_assert(ask_with_key(0, &tickets[0]).admitted);
     cr_assert(ask_with_key(0, &tickets[1]).admitted);
-    cr_assert_eq(expect_refused(0, PROBLEM_CONCURRENCY_LIMITED, METRIC_REFUSAL_CONCURRENCY)
-                     .retry_after_s,
-                 1);
+    cr_assert_eq(
+        expect_refused(0, PROBLEM_CONCURRENCY_LIMITED, METRIC_REFUSAL_CONCURRENCY).retry_after_s,
+        1);
     cr_assert_eq(in_flight(0), 2);
     admission_release(&tickets[1]);
     expect_admitted(0);

@@ -11,7 +11,8 @@ static struct caller caller;
 static void set_up_plain(void)
 {
     set_up_front();
-    open_front("timeouts { head = \"10s\" body = \"30s\" idle = \"120s\" handshake = \"5s\" }", NULL);
+    open_front("timeouts { head = \"10s\" body = \"30s\" idle = \"120s\" handshake = \"5s\" }",
+               NULL);
     caller_open(&caller, front);
 }
 
@@ -276,8 +277,8 @@ static bool wire_has(const char *text)
     size_t count = 0;
     enum transport_result result;
 
-    while ((result = transport_read(&wire, room + room_length, sizeof room - room_length, &count)) ==
-           TRANSPORT_OK) {
+    while ((result = transport_read(&wire, room + room_length, sizeof room - room_length,
+                                    &count)) == TRANSPORT_OK) {
         room_length += count;
     }
     if (!text) {
@@ -373,7 +374,8 @@ TestSuite(connection_proxy, .init = set_up_proxy, .fini = tear_down_plain, .time
 
 #define V1 "PROXY TCP4 203.0.113.7 192.0.2.1 5555 443\r\n"
 
-static const char v2[] = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x08\xc0\0\x02\x01\x15\xb4\x01\xbb";
+static const char v2[] =
+    "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x08\xc0\0\x02\x01\x15\xb4\x01\xbb";
 
 static void expect_peer(struct view head, const char *expected)
 {
@@ -388,9 +390,9 @@ static void expect_peer(struct view head, const char *expected)
     cr_assert_eq(call_count, 0);
     caller_send(&caller, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n");
     RUN_UNTIL(call_count == 1 && calls[0]->body_came);
-    address_from_sockaddr(
-        &address, (const struct sockaddr *)connection_peer(calls[0]->inbound.connection),
-        sizeof(struct sockaddr_storage));
+    address_from_sockaddr(&address,
+                          (const struct sockaddr *)connection_peer(calls[0]->inbound.connection),
+                          sizeof(struct sockaddr_storage));
     cr_assert(view_equal(address_format(&address, false, text), view_of_string(expected)));
     call_answer(calls[0]);
     RUN_UNTIL(caller_has(&caller, "/1="));

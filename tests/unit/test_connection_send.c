@@ -81,7 +81,8 @@ static void expect_blocked_answer_arrives(bool by_reference)
     body_unref(body);
     cr_assert_eq(atomic_load(&budget.used_bytes) > 0, by_reference,
                  "the body must be held by reference, and copied without one");
-    RUN_UNTIL(caller_count(&caller, "\r\n\r\n") == 1 && caller.length >= sizeof LONG_HEAD - 1 + LONG);
+    RUN_UNTIL(caller_count(&caller, "\r\n\r\n") == 1 &&
+              caller.length >= sizeof LONG_HEAD - 1 + LONG);
     RUN_UNTIL(calls[0]->sent == 1);
     cr_assert_eq(memcmp(caller.received, LONG_HEAD, sizeof LONG_HEAD - 1), 0);
     expect_long(caller.received + sizeof LONG_HEAD - 1);
@@ -107,8 +108,9 @@ Test(connection_send, an_answer_that_waits_without_a_holder_is_copied_and_arrive
 
 Test(connection_send, an_answer_that_fits_is_over_at_once)
 {
-    struct connection_part part = {
-        .head = VIEW("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), .data = VIEW("hi"), .last = true};
+    struct connection_part part = {.head = VIEW("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"),
+                                   .data = VIEW("hi"),
+                                   .last = true};
 
     cr_assert_eq(connection_send(calls[0]->inbound.connection, &part), CONNECTION_SENT);
     cr_assert_null(calls[0]->inbound.connection);
@@ -209,9 +211,9 @@ Test(connection_send, pieces_that_wait_are_told_drained_and_stay_in_order)
     calls[0]->over = true;
     body_unref(body);
     caller_read(&caller);
-    cr_assert_eq(unchunk(caller.received + sizeof PIECES_HEAD - 1,
-                         caller.length - (sizeof PIECES_HEAD - 1)),
-                 LONG);
+    cr_assert_eq(
+        unchunk(caller.received + sizeof PIECES_HEAD - 1, caller.length - (sizeof PIECES_HEAD - 1)),
+        LONG);
     expect_long(caller.received + sizeof PIECES_HEAD - 1);
 }
 
@@ -236,9 +238,9 @@ Test(connection_send, pieces_sent_in_spite_of_blocked_stay_in_order)
     body_unref(body);
     RUN_UNTIL((caller_read(&caller), calls[0]->sent == 1));
     caller_read(&caller);
-    cr_assert_eq(unchunk(caller.received + sizeof PIECES_HEAD - 1,
-                         caller.length - (sizeof PIECES_HEAD - 1)),
-                 LONG);
+    cr_assert_eq(
+        unchunk(caller.received + sizeof PIECES_HEAD - 1, caller.length - (sizeof PIECES_HEAD - 1)),
+        LONG);
     expect_long(caller.received + sizeof PIECES_HEAD - 1);
 }
 
@@ -282,8 +284,9 @@ Test(connection_send, an_answer_until_the_end_of_the_connection_ends_it)
 
 Test(connection_send, a_caller_who_left_is_noticed_by_sending)
 {
-    struct connection_part part = {
-        .head = VIEW("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"), .data = VIEW("hi"), .last = true};
+    struct connection_part part = {.head = VIEW("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"),
+                                   .data = VIEW("hi"),
+                                   .last = true};
 
     caller_hang_up(&caller);
     cr_assert_eq(connection_send(calls[0]->inbound.connection, &part), CONNECTION_GONE);

@@ -67,7 +67,8 @@ Test(cors, an_origin_of_the_list_may_read_the_answer)
 Test(cors, other_origins_get_no_more_than_vary)
 {
     static const char *const others[] = {"https://c.example", "http://a.example",
-                                         "https://a.example.evil", "https://a.example:8443", "null"};
+                                         "https://a.example.evil", "https://a.example:8443",
+                                         "null"};
 
     load("\"https://a.example\"");
     for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {

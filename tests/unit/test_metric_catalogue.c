@@ -14,8 +14,8 @@ Test(metric_catalogue, names_follow_the_rules_of_prometheus)
 
         cr_assert_not_null(family->name, "metric %d has no row", i);
         cr_assert_eq(strncmp(family->name, "podgate_", 8), 0, "%s", family->name);
-        cr_assert_eq(strspn(family->name, "abcdefghijklmnopqrstuvwxyz_"), strlen(family->name), "%s",
-                     family->name);
+        cr_assert_eq(strspn(family->name, "abcdefghijklmnopqrstuvwxyz_"), strlen(family->name),
+                     "%s", family->name);
         cr_assert_eq(family->type == METRICS_COUNTER,
                      strlen(family->name) > 6 &&
                          strcmp(family->name + strlen(family->name) - 6, "_total") == 0,
@@ -77,8 +77,8 @@ Test(metric_catalogue, a_status_is_counted_in_its_class)
     static const struct {
         unsigned status;
         enum metric_status_class class;
-    } rows[] = {{200, METRIC_STATUS_2XX}, {299, METRIC_STATUS_2XX}, {302, METRIC_STATUS_3XX},
-                {404, METRIC_STATUS_4XX}, {500, METRIC_STATUS_5XX}, {599, METRIC_STATUS_5XX},
+    } rows[] = {{200, METRIC_STATUS_2XX}, {299, METRIC_STATUS_2XX},  {302, METRIC_STATUS_3XX},
+                {404, METRIC_STATUS_4XX}, {500, METRIC_STATUS_5XX},  {599, METRIC_STATUS_5XX},
                 {0, METRIC_STATUS_NONE},  {101, METRIC_STATUS_NONE}, {600, METRIC_STATUS_NONE}};
 
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {

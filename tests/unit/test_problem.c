@@ -54,7 +54,8 @@ Test(problem, no_body_has_a_member_named_status)
     for (int problem = 0; problem < PROBLEM_COUNT; problem++) {
         json_t *body = body_of((enum problem)problem, 0, VIEW(""));
 
-        cr_assert_null(json_object_get(body, "status"), "%s", problem_text((enum problem)problem)->code);
+        cr_assert_null(json_object_get(body, "status"), "%s",
+                       problem_text((enum problem)problem)->code);
         json_decref(body);
     }
 }

@@ -114,7 +114,6 @@ Test(request, an_absolute_target_that_names_us_is_served)
 
 Test(request, a_body_above_what_the_operation_takes_is_refused_and_counted)
 {
-    caller_send(&caller, "");
     ask(&caller, "POST", "/v2/abc/cancel/j", "Content-Length: 70000\r\n", NULL);
     EXPECT_PROBLEM(&caller, 413, "body_too_large");
     cr_assert_eq(count_of(METRIC_REFUSALS, METRIC_REFUSAL_BODY_TOO_LARGE), 1);
@@ -287,7 +286,8 @@ Test(request, each_request_is_counted_once_by_operation_and_class)
     EXPECT_ANSWER(&caller, 404);
     settle();
     cr_assert_eq(metrics_sum(metrics, METRIC_REQUESTS, ROUTE_RUN, METRIC_STATUS_2XX), 1);
-    cr_assert_eq(metrics_sum(metrics, METRIC_REQUESTS, ROUTE_OPERATION_COUNT, METRIC_STATUS_4XX), 1);
+    cr_assert_eq(metrics_sum(metrics, METRIC_REQUESTS, ROUTE_OPERATION_COUNT, METRIC_STATUS_4XX),
+                 1);
     cr_assert_eq(metrics_sum(metrics, METRIC_SENT_BYTES, 0, 0) > 0, true);
 }
 

@@ -46,12 +46,13 @@ static const struct config *load_with(const char *options)
         struct config *writable;
     } both;
 
-    cr_assert_gt(asprintf(&text,
-                          "listen = {\"127.0.0.1:%u\"}\nupstream { url = \"http://127.0.0.1:%u/v2\" "
-                          "api_key_env = \"PODGATE_TEST_KEY\" }\n%s\n"
-                          "team \"t\" { endpoints = {\"*\"} key \"k\" { sha256 = \"%s\" } }\n",
-                          port, peer.port, options, key_hash_text),
-                 0);
+    cr_assert_gt(
+        asprintf(&text,
+                 "listen = {\"127.0.0.1:%u\"}\nupstream { url = \"http://127.0.0.1:%u/v2\" "
+                 "api_key_env = \"PODGATE_TEST_KEY\" }\n%s\n"
+                 "team \"t\" { endpoints = {\"*\"} key \"k\" { sha256 = \"%s\" } }\n",
+                 port, peer.port, options, key_hash_text),
+        0);
     loaded = load_config(text);
     free(text);
     both.constant = loaded;

@@ -1,7 +1,7 @@
 /* For tests: a monotonic clock that stands still but for what the test says, so that deadlines and
- * timers come due without anybody waiting for them, and never because the machine was slow. The test
- * program's own clock_gettime() stands in front of the C library's for podgate and for libevent. Wall
- * time runs, ahead by as much.
+ * timers come due without anybody waiting for them, and never because the machine was slow. The
+ * test program's own clock_gettime() stands in front of the C library's for podgate and for
+ * libevent. Wall time runs, ahead by as much.
  *
  *     clock_advance(10000);
  *     settle();
