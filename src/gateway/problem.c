@@ -37,7 +37,8 @@ static const struct problem_text texts[PROBLEM_COUNT] = {
     [PROBLEM_BAD_TTL] = {400, "bad_ttl", "ttl must be a number of milliseconds, given once."},
     [PROBLEM_BAD_QUERY] = {400, "bad_query", "The query has bytes that no query may hold."},
     [PROBLEM_INVALID_JSON] = {400, "invalid_json", "The body is not valid JSON."},
-    [PROBLEM_OVERLOADED] = {503, "overloaded", "podgate is short of memory; try again soon."},
+    [PROBLEM_OVERLOADED] = {503, "overloaded",
+                            "podgate is short of memory or descriptors; try again soon."},
     [PROBLEM_UPSTREAM_CREDENTIAL] = {502, "upstream_credential",
                                      "The upstream refused podgate's own key; the operator of "
                                      "podgate must act."},

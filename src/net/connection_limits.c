@@ -29,6 +29,7 @@ struct shard {
 struct connection_limits {
     _Atomic size_t count;
     _Atomic uint32_t maximum;
+    uint32_t cap; /* of `maximum`, by connection_limits_cap(); the main thread's */
     _Atomic uint32_t maximum_per_address; /* 0: no limit */
     pthread_rwlock_t config_lock;         /* guards `config`, the leaf of all locks */
     const struct config *config;          /* for proxy_protocol_from */
@@ -49,7 +50,10 @@ static void free_limits(struct connection_limits *limits, size_t shards)
 
 static void take_values(struct connection_limits *limits, const struct config *config)
 {
-    atomic_store_explicit(&limits->maximum, config->memory.connections, memory_order_relaxed);
+    uint32_t wanted = config->memory.connections;
+
+    atomic_store_explicit(&limits->maximum, wanted < limits->cap ? wanted : limits->cap,
+                          memory_order_relaxed);
     atomic_store_explicit(&limits->maximum_per_address, config->memory.connections_per_address,
                           memory_order_relaxed);
 }
@@ -64,6 +68,7 @@ struct connection_limits *connection_limits_create(const struct config *config)
     memset(limits, 0, sizeof *limits);
     pthread_rwlock_init(&limits->config_lock, NULL);
     limits->config = config_ref(config);
+    limits->cap = UINT32_MAX;
     take_values(limits, config);
     for (size_t i = 0; i < SHARDS; i++) {
         limits->shards[i].holders = table_create();
@@ -94,6 +99,12 @@ void connection_limits_destroy(struct connection_limits *limits)
         table_for_each(limits->shards[i].holders, free_holder, limits->shards[i].holders);
     }
     free_limits(limits, SHARDS);
+}
+
+void connection_limits_cap(struct connection_limits *limits, uint32_t maximum)
+{
+    limits->cap = maximum;
+    take_values(limits, limits->config);
 }
 
 void connection_limits_adopt(struct connection_limits *limits, const struct config *config)

@@ -8,6 +8,7 @@
 #define PODGATE_NET_CONNECTION_LIMITS_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/socket.h>
 
 #include "base/compiler.h"
@@ -18,7 +19,7 @@ struct connection_limits;
 
 enum connection_limits_result {
     CONNECTION_LIMITS_OK,
-    CONNECTION_LIMITS_TOTAL,   /* memory.connections are open (or no memory to count another one) */
+    CONNECTION_LIMITS_TOTAL,   /* memory.connections, or the cap, are open (or no memory to count one more) */
     CONNECTION_LIMITS_ADDRESS, /* the peer has memory.connections_per_address already */
 };
 
@@ -31,6 +32,10 @@ void connection_limits_destroy(struct connection_limits *limits);
 
 /* From now on the limits of a newer configuration hold; connections above them stay. Main thread. */
 void connection_limits_adopt(struct connection_limits *limits, const struct config *config);
+
+/* Never more than `maximum` in all from now on, whatever a configuration allows: what the process has
+ * descriptors for. Main thread. */
+void connection_limits_cap(struct connection_limits *limits, uint32_t maximum);
 
 /* Counts one more connection from `peer`, or says which limit forbids it. Unix peers and balancers
  * that speak the PROXY protocol (proxy_protocol_from) count in the total only. */

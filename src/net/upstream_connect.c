@@ -85,6 +85,7 @@ static bool try_address(struct upstream_connection *connection)
 
     if (descriptor < 0) {
         connection->transport.error = errno;
+        connection->failure = UPSTREAM_NO_MEMORY; /* podgate's own want, not the upstream's fault */
         return false;
     }
     transport_init(&connection->transport, descriptor);

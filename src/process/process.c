@@ -3,6 +3,7 @@
 #include "process/process.h"
 
 #include <event2/event.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -34,6 +35,7 @@ enum {
     KEY_CHECK_TURNS = 50,      /* the key file is looked at once a second */
     STUCK_MS = 5000,           /* a loop that did not turn for so long is stuck */
     SPARE_DESCRIPTORS = 64,
+    SPARE_PER_WORKER = 4,      /* a reserve, name servers, a file that is read again */
 };
 
 /* The one process context. Owned by process_run(). */
@@ -129,6 +131,39 @@ static void raise_descriptor_limit(const struct config *config)
     limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
         fprintf(stderr, "podgate: can't raise the limit of open files: it stays as it is\n");
+    }
+}
+
+/* Callers must not take the descriptors that their own requests need on the way up: what the limit
+ * leaves is shared out before anybody is served. Beyond their share callers get 503. */
+static void share_descriptors(struct process *process)
+{
+    const struct config *config = process->config;
+    rlim_t upstream = config->upstream.max_connections;
+    rlim_t left;
+    rlim_t taken = SPARE_PER_WORKER * (process->worker_count + 2);
+    struct rlimit limit;
+    /* The lowest number that is free says how many are open. */
+    int lowest = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 0);
+
+    if (lowest < 0) {
+        return; /* the listener pauses when there are none left */
+    }
+    close(lowest);
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return;
+    }
+    taken += (rlim_t)lowest;
+    left = limit.rlim_cur > taken ? limit.rlim_cur - taken : 1;
+    upstream = upstream < left / 4 ? upstream : left / 4;
+    if (left - upstream < config->memory.connections) {
+        struct log_line *line = log_begin(process->ring, LOG_LEVEL_WARNING, "connections_capped");
+
+        connection_limits_cap(process->shared.limits, (uint32_t)(left - upstream));
+        log_number(line, "maximum", left - upstream);
+        log_number(line, "configured", config->memory.connections);
+        log_number(line, "open_files_limit", limit.rlim_cur);
+        log_end(line);
     }
 }
 
@@ -580,6 +615,7 @@ static int start(struct process *process)
         complain(NULL);
         return EX_OSERR;
     }
+    share_descriptors(process);
     for (size_t i = 0; i < process->worker_count; i++) {
         if (!worker_start(process->workers[i])) {
             complain("a worker can't be started");

@@ -271,6 +271,11 @@ class Program:
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) * 1024
 
+    def limit_descriptors(self, count):
+        """Takes descriptors away from a running program: what it counted on at its start is gone."""
+        hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (count, hard))
+
     def cpu_seconds(self):
         fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

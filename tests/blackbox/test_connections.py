@@ -146,7 +146,8 @@ def test_connections_in_all(podgate, sim):
 
 
 def test_running_out_of_descriptors_does_not_spin(podgate, sim):
-    gateway = podgate(sim, nofile=80)
+    gateway = podgate(sim)
+    gateway.limit_descriptors(80)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(gateway.connect())
         assert whoami(gateway, served).status == 200
@@ -159,6 +160,35 @@ def test_running_out_of_descriptors_does_not_spin(podgate, sim):
         assert whoami(gateway, served).status == 200, "an older connection is not served any more"
     harness.wait_until(lambda: whoami(gateway).status == 200)
     gateway.expect_errors("descriptor")
+
+
+def test_callers_never_take_the_descriptors_of_their_own_requests(podgate, sim, endpoint):
+    gateway = podgate(sim, {"memory": {"connections_per_address": 0}}, nofile=128)
+    with contextlib.ExitStack() as stack:
+        older = [stack.enter_context(gateway.connect()) for _ in range(20)]
+        assert all(whoami(gateway, connection).status == 200 for connection in older)
+        for _ in range(200):
+            stack.enter_context(gateway.connect())
+        harness.wait_until(lambda: gateway.metric("podgate_connections_refused_total",
+                                                  limit="total") >= 100)
+        for connection in older:
+            reply = connection.request("POST", f"/v2/{endpoint}/run", gateway.key, b'{"input": {}}')
+            assert reply.status == 200, reply
+        assert gateway.metric("podgate_connections_refused_total", limit="descriptors") == 0
+    assert "event=connections_capped" in gateway.log()
+
+
+def test_want_of_descriptors_is_not_the_upstreams_fault(podgate, sim, endpoint):
+    gateway = podgate(sim, {"workers": 1})
+    with gateway.connect() as served:
+        assert whoami(gateway, served).status == 200
+        gateway.limit_descriptors(gateway.descriptor_count())
+        reply = served.request("POST", f"/v2/{endpoint}/run", gateway.key, b'{"input": {}}')
+        wire.assert_problem(reply, 503, "overloaded")
+        assert reply.field("retry-after") == "1"
+        gateway.limit_descriptors(1024)
+        reply = served.request("POST", f"/v2/{endpoint}/run", gateway.key, b'{"input": {}}')
+        assert reply.status == 200
 
 
 def test_budget_for_bodies_is_kept(podgate, sim, endpoint):

@@ -79,8 +79,8 @@ def test_one_address_with_too_many_connections_gets_503_and_others_do_not(podgat
 
 
 def test_no_descriptors_left_pauses_without_spinning_and_goes_on_later(podgate):
-    gateway = podgate(NOWHERE, {"memory": {"connections": 5000, "connections_per_address": 0}},
-                      nofile=80)
+    gateway = podgate(NOWHERE, {"memory": {"connections": 5000, "connections_per_address": 0}})
+    gateway.limit_descriptors(80)
     older = gateway.connect()
     assert is_served(older)
     callers = [gateway.connect(timeout=10) for _ in range(200)]

@@ -171,6 +171,26 @@ Test(connection_limits, adopts_newer_limits_for_new_connections)
     connection_limits_destroy(limits);
 }
 
+Test(connection_limits, a_cap_outlives_configurations_and_never_raises_their_limit)
+{
+    struct connection_limits *limits = create("memory { connections = 10 }");
+    const struct config *higher = load("memory { connections = 20 }");
+    const struct config *lower = load("memory { connections = 1 }");
+
+    connection_limits_cap(limits, 2);
+    connection_limits_adopt(limits, higher);
+    cr_expect_eq(take(limits, "192.0.2.1"), CONNECTION_LIMITS_OK);
+    cr_expect_eq(take(limits, "192.0.2.1"), CONNECTION_LIMITS_OK);
+    cr_expect_eq(take(limits, "192.0.2.1"), CONNECTION_LIMITS_TOTAL);
+    release(limits, "192.0.2.1");
+    connection_limits_adopt(limits, lower);
+    cr_expect_eq(take(limits, "192.0.2.1"), CONNECTION_LIMITS_TOTAL);
+    release(limits, "192.0.2.1");
+    config_unref(higher);
+    config_unref(lower);
+    connection_limits_destroy(limits);
+}
+
 static void *take_and_release(void *argument)
 {
     struct connection_limits *limits = argument;
