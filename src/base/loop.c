@@ -11,12 +11,6 @@
 
 #include "base/clock.h"
 
-struct mail {
-    struct mail *next;
-    loop_function *function;
-    void *argument;
-};
-
 /* Owned by the thread that runs it. `mail_*` and `wake_descriptor` are shared, under `lock`. */
 struct loop {
     struct event_base *base;
@@ -28,8 +22,8 @@ struct loop {
     _Atomic uint64_t heartbeat_ms;
     _Atomic bool stopping;
     pthread_mutex_t lock;
-    struct mail *mail_first;
-    struct mail **mail_last;
+    struct loop_letter *mail_first;
+    struct loop_letter **mail_last;
 };
 
 static void bury_all(struct loop *loop)
@@ -55,9 +49,9 @@ static void on_burial(evutil_socket_t descriptor, short what, void *argument)
     bury_all(argument);
 }
 
-static struct mail *take_mail(struct loop *loop)
+static struct loop_letter *take_mail(struct loop *loop)
 {
-    struct mail *first;
+    struct loop_letter *first;
 
     pthread_mutex_lock(&loop->lock);
     first = loop->mail_first;
@@ -69,14 +63,17 @@ static struct mail *take_mail(struct loop *loop)
 
 void loop_flush_mail(struct loop *loop)
 {
-    struct mail *mail = take_mail(loop);
+    struct loop_letter *mail = take_mail(loop);
 
     while (mail) {
-        struct mail *next = mail->next;
+        struct loop_letter letter = *mail;
 
-        mail->function(mail->argument);
-        free(mail);
-        mail = next;
+        /* The function may free what the letter lies in, or post it again. */
+        if (letter.on_heap) {
+            free(mail);
+        }
+        letter.function(letter.argument);
+        mail = letter.next;
     }
 }
 
@@ -154,7 +151,7 @@ fail:
 
 void loop_destroy(struct loop *loop)
 {
-    struct mail *mail;
+    struct loop_letter *mail;
 
     if (!loop) {
         return;
@@ -162,9 +159,11 @@ void loop_destroy(struct loop *loop)
     bury_all(loop);
     mail = take_mail(loop);
     while (mail) {
-        struct mail *next = mail->next;
+        struct loop_letter *next = mail->next;
 
-        free(mail);
+        if (mail->on_heap) {
+            free(mail);
+        }
         mail = next;
     }
     if (loop->wake_event) {
@@ -215,17 +214,11 @@ void loop_stop(struct loop *loop)
     wake(loop);
 }
 
-bool loop_post(struct loop *loop, loop_function *function, void *argument)
+static void post(struct loop *loop, struct loop_letter *mail)
 {
-    struct mail *mail = malloc(sizeof *mail);
     bool was_empty;
 
-    if (!mail) {
-        return false;
-    }
     mail->next = NULL;
-    mail->function = function;
-    mail->argument = argument;
     pthread_mutex_lock(&loop->lock);
     was_empty = loop->mail_first == NULL;
     *loop->mail_last = mail;
@@ -234,7 +227,25 @@ bool loop_post(struct loop *loop, loop_function *function, void *argument)
     if (was_empty) {
         wake(loop);
     }
+}
+
+bool loop_post(struct loop *loop, loop_function *function, void *argument)
+{
+    struct loop_letter *mail = malloc(sizeof *mail);
+
+    if (!mail) {
+        return false;
+    }
+    *mail = (struct loop_letter){.function = function, .argument = argument, .on_heap = true};
+    post(loop, mail);
     return true;
+}
+
+void loop_post_letter(struct loop *loop, struct loop_letter *letter, loop_function *function,
+                      void *argument)
+{
+    *letter = (struct loop_letter){.function = function, .argument = argument};
+    post(loop, letter);
 }
 
 void loop_bury(struct loop *loop, struct loop_grave *node, loop_function *destroy, void *object)

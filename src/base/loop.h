@@ -40,6 +40,19 @@ void loop_stop(struct loop *loop);
  * be called and `argument` stays the caller's. */
 MUST_CHECK bool loop_post(struct loop *loop, loop_function *function, void *argument);
 
+/* A letter that lies inside the object that it is about, so that posting it can't fail. Unused until
+ * it is posted, and again once its function is called. */
+struct loop_letter {
+    struct loop_letter *next;
+    loop_function *function;
+    void *argument;
+    bool on_heap; /* the mailbox's own, made by loop_post() */
+};
+
+/* As loop_post(), with a letter of the caller's. Any thread. */
+void loop_post_letter(struct loop *loop, struct loop_letter *letter, loop_function *function,
+                      void *argument);
+
 /* Calls what is still in the mailbox, on the calling thread. Only when the loop's thread has left
  * loop_run() and all that the letters name is still there, so that nothing they carry is lost. */
 void loop_flush_mail(struct loop *loop);

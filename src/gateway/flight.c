@@ -28,47 +28,30 @@ struct leave_letter {
     char name[FLIGHT_NAME_BYTES];
 };
 
-struct answer_letter {
-    struct gateway *gateway;
-    struct request_handle handle;
-    flight_deliver *deliver;
-    struct flight_answer *answer;
-    enum flight_delivery delivery;
-};
-
 /* ---- delivering --------------------------------------------------------------------------------- */
 
 static void on_answer_letter(void *argument)
 {
-    struct answer_letter *letter = argument;
+    struct flight_caller *caller = argument;
 
-    letter->deliver(letter->gateway, letter->handle, letter->answer, letter->delivery);
-    free(letter);
+    caller->deliver(caller->gateway, caller->handle, caller->answer, caller->delivery);
+    free(caller);
 }
 
 /* Takes the caller; the flight must not hold it any more. */
 void flight_deliver_to(struct flights *flights, struct flight_caller *caller,
-                    struct flight_answer *answer, enum flight_delivery delivery)
+                       struct flight_answer *answer, enum flight_delivery delivery)
 {
     struct gateway_shared *shared = flights->gateway->shared;
-    struct gateway *gateway = shared->gateways[caller->handle.gateway_index];
 
-    flight_answer_ref(answer);
-    if (gateway == flights->gateway) {
-        caller->deliver(gateway, caller->handle, answer, delivery);
+    caller->gateway = shared->gateways[caller->handle.gateway_index];
+    caller->answer = answer ? flight_answer_ref(answer) : NULL;
+    caller->delivery = delivery;
+    if (caller->gateway == flights->gateway) {
+        on_answer_letter(caller);
     } else {
-        struct answer_letter *letter = malloc(sizeof *letter);
-
-        if (letter) {
-            *letter = (struct answer_letter){gateway, caller->handle, caller->deliver, answer,
-                                             delivery};
-        }
-        if (!letter || !loop_post(gateway->loop, on_answer_letter, letter)) {
-            free(letter);
-            flight_answer_unref(answer);
-        }
+        loop_post_letter(caller->gateway->loop, &caller->letter, on_answer_letter, caller);
     }
-    free(caller);
 }
 
 /* ---- joining and leaving ---------------------------------------------------------------------------- */
@@ -153,16 +136,7 @@ static void on_join_letter(void *argument)
         add_caller(flight, letter->caller,
                    view_make(letter->trace, letter->trace_length));
     } else {
-        struct flight_answer *answer = flight_answer_create();
-
-        if (answer) {
-            answer->failed = true;
-            answer->failure = UPSTREAM_NO_MEMORY;
-            flight_deliver_to(flights, letter->caller, answer, FLIGHT_ASKED);
-            flight_answer_unref(answer);
-        } else {
-            free(letter->caller);
-        }
+        flight_deliver_to(flights, letter->caller, NULL, FLIGHT_ASKED);
     }
     free(letter);
 }

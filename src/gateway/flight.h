@@ -48,7 +48,8 @@ struct flight_answer {
 /* How an answer reached its caller, for Cache-Status. */
 enum flight_delivery { FLIGHT_ASKED, FLIGHT_SHARED, FLIGHT_FRESH, FLIGHT_STALE };
 
-/* Brings the answer to its request, on the request's worker. The reference on `answer` passes over. */
+/* Brings the answer to its request, on the request's worker. The reference on `answer` passes over;
+ * NULL: there was no memory for one. */
 typedef void flight_deliver(struct gateway *gateway, struct request_handle handle,
                             struct flight_answer *answer, enum flight_delivery delivery);
 

@@ -27,6 +27,12 @@ struct flight_caller {
     uint64_t stale_ms;
     uint64_t wait_until_ms;
     bool asked; /* this caller's coming caused the request that is on its way */
+    /* For the way back to another worker: the letter lies in the caller, so that telling him needs no
+     * memory and can't fail. */
+    struct loop_letter letter;
+    struct gateway *gateway;
+    struct flight_answer *answer;
+    enum flight_delivery delivery;
 };
 
 /* Owned by its worker's table. Dead when nobody is on it and its answer is stale; freed after that
@@ -66,7 +72,7 @@ struct flight_answer *flight_answer_create(void);
 struct flight_answer *flight_answer_ref(struct flight_answer *answer);
 bool flight_answer_is_good(const struct flight_answer *answer);
 
-/* Brings an answer to one caller, by mail when he is another worker's. Takes the caller, which is on no
+/* Brings an answer (NULL: there was no memory for one) to one caller, by mail when he is another worker's. Takes the caller, which is on no
  * flight any more. */
 void flight_deliver_to(struct flights *flights, struct flight_caller *caller,
                        struct flight_answer *answer, enum flight_delivery delivery);

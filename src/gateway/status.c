@@ -155,6 +155,10 @@ static void deliver(struct gateway *gateway, struct request_handle handle,
         return;
     }
     count_waiting(request, -1);
+    if (!answer) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return;
+    }
     if (answer->too_large) {
         flight_answer_unref(answer);
         start_alone(request);

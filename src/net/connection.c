@@ -199,15 +199,18 @@ static void begin_linger(struct connection *connection)
     connection->deadline_ms = clock_mono_ms() + CONNECTION_LINGER_MS;
 }
 
-static void resume_reading(struct connection *connection)
+/* False when the kernel has no memory to watch the connection: it is closed then. */
+static bool resume_reading(struct connection *connection)
 {
     if (connection->reading_paused) {
         connection->reading_paused = false;
         event_del(&connection->closed_event);
         if (event_add(&connection->read_event, NULL) != 0) {
             connection_close(connection, true);
+            return false;
         }
     }
+    return true;
 }
 
 void connection_finish_answer(struct connection *connection)
@@ -222,8 +225,9 @@ void connection_finish_answer(struct connection *connection)
     connection->body = NULL;
     if (connection->close_after || connection->body_unread || connection->front->draining) {
         if (connection->body_unread || connection->stash_length > 0) {
-            resume_reading(connection);
-            begin_linger(connection);
+            if (resume_reading(connection)) {
+                begin_linger(connection);
+            }
         } else {
             transport_finish(&connection->transport);
             connection_close(connection, false);
@@ -235,8 +239,7 @@ void connection_finish_answer(struct connection *connection)
     connection->last_given = false;
     connection->body_wanted = false;
     connection->deadline_ms = clock_mono_ms() + connection->front->config->timeouts.idle_ms;
-    resume_reading(connection);
-    if (!connection->processing &&
+    if (resume_reading(connection) && !connection->processing &&
         (connection->stash_length > 0 || transport_has_buffered(&connection->transport))) {
         /* Pipelined requests wait: take them up from the loop, not from inside the caller. */
         event_active(&connection->read_event, EV_READ, 1);
@@ -263,6 +266,14 @@ static void on_transport_end(struct connection *connection, enum transport_resul
     connection_close(connection, true);
 }
 
+static void expect_first_head(struct connection *connection)
+{
+    const struct front *front = connection->front;
+
+    connection->deadline_ms = clock_mono_ms() + (front->draining ? CONNECTION_DRAIN_IDLE_MS
+                                                                 : front->config->timeouts.head_ms);
+}
+
 static void continue_handshake(struct connection *connection)
 {
     enum transport_result result = transport_handshake(&connection->transport);
@@ -278,7 +289,7 @@ static void continue_handshake(struct connection *connection)
         return;
     }
     connection_move(connection, CONNECTION_IDLE);
-    connection->deadline_ms = clock_mono_ms() + connection->front->config->timeouts.head_ms;
+    expect_first_head(connection);
 }
 
 static bool begin_protocol(struct connection *connection)
@@ -287,7 +298,7 @@ static bool begin_protocol(struct connection *connection)
 
     if (!connection->address->tls) {
         connection->state = CONNECTION_IDLE;
-        connection->deadline_ms = clock_mono_ms() + front->config->timeouts.head_ms;
+        expect_first_head(connection);
         return true;
     }
     if (!front->tls) {

@@ -15,6 +15,8 @@ enum {
     CONNECTION_STASH_BYTES = 64 * 1024,
     CONNECTION_LINGER_BYTES = 64 * 1024,
     CONNECTION_LINGER_MS = 1000,
+    /* How long a caller may still be silent once the front is draining. */
+    CONNECTION_DRAIN_IDLE_MS = 500,
     CONNECTION_BODY_WINDOW_MS = 10000,
     CONNECTION_BODY_BYTES_PER_SECOND = 1024,
     /* Above this share of the budget no new body is taken, so that answers still find room. */

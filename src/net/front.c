@@ -12,8 +12,6 @@
 /* All callers of one worker: taking over accepted descriptors, the sweep that enforces deadlines,
  * and the drain at the end. */
 
-enum { DRAIN_IDLE_MS = 500 };
-
 static void on_sweep(evutil_socket_t descriptor, short what, void *argument)
 {
     struct front *front = argument;
@@ -149,7 +147,7 @@ void front_accept(struct front *front, int descriptor, const struct sockaddr_sto
  * and told "Connection: close". */
 void front_drain(struct front *front)
 {
-    uint64_t end_ms = clock_mono_ms() + DRAIN_IDLE_MS;
+    uint64_t end_ms = clock_mono_ms() + CONNECTION_DRAIN_IDLE_MS;
 
     front->draining = true;
     for (struct connection *each = front->connections; each; each = each->next) {
