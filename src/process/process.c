@@ -628,6 +628,15 @@ static int start(struct process *process)
     return EX_OK;
 }
 
+static void flush_workers(struct process *process)
+{
+    for (size_t i = 0; i < 2 * process->worker_count && process->workers; i++) {
+        if (process->workers[i % process->worker_count]) {
+            worker_flush(process->workers[i % process->worker_count]);
+        }
+    }
+}
+
 static void destroy(struct process *process)
 {
     for (size_t i = 0; i < process->worker_count && process->workers && process->workers[i]; i++) {
@@ -635,11 +644,13 @@ static void destroy(struct process *process)
         worker_join(process->workers[i]);
     }
     /* Twice, since a letter may be answered by one. */
-    for (size_t i = 0; i < 2 * process->worker_count && process->workers; i++) {
-        if (process->workers[i % process->worker_count]) {
-            worker_flush(process->workers[i % process->worker_count]);
+    flush_workers(process);
+    for (size_t i = 0; i < process->worker_count && process->workers; i++) {
+        if (process->workers[i]) {
+            worker_close(process->workers[i]);
         }
     }
+    flush_workers(process);
     for (size_t i = 0; i < process->worker_count && process->workers; i++) {
         worker_destroy(process->workers[i]);
     }

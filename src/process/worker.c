@@ -101,6 +101,13 @@ struct worker *worker_create(struct worker_shared *shared, size_t index,
     return worker;
 }
 
+void worker_close(struct worker *worker)
+{
+    listener_stop(worker->listener);
+    front_destroy(worker->front);
+    worker->front = NULL;
+}
+
 void worker_destroy(struct worker *worker)
 {
     struct gateway *gateway;
@@ -116,8 +123,9 @@ void worker_destroy(struct worker *worker)
     if (worker->memory_event) {
         event_free(worker->memory_event);
     }
-    listener_stop(worker->listener);
-    front_destroy(worker->front);
+    if (worker->front) {
+        worker_close(worker);
+    }
     flights_destroy(gateway->flights);
     request_pool_destroy(gateway->requests);
     upstream_destroy(gateway->upstream);

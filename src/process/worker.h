@@ -55,6 +55,10 @@ void worker_join(struct worker *worker);
  * first worker_destroy(). Main thread. */
 void worker_flush(struct worker *worker);
 
+/* Ends the callers' connections, whose requests may still leave the flights of other workers: of all
+ * workers before the first worker_destroy(), with worker_flush() before and behind it. Main thread. */
+void worker_close(struct worker *worker);
+
 /* Frees all parts. After worker_join(), or when it was never started. NULL is allowed. Main thread. */
 void worker_destroy(struct worker *worker);
 

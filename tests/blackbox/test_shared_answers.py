@@ -166,3 +166,21 @@ def test_a_408_leaves_a_submit_unknown(lab, podgate):
         assert reply.status == 408
         assert gateway.metric("podgate_warnings_total", warning="submit_unknown") == 1
         assert len(upstream.requests) == 1
+
+
+def test_the_end_takes_callers_off_the_flights_of_other_workers(podgate, make_sim):
+    """Held callers sit on all workers while their flights belong to others, some of which end first."""
+    sim = make_sim("--workers", "8")
+    gateway = podgate(sim, {"workers": 4, "drain_timeout": "1s"})
+    jobs = [gateway.request("POST", "/v2/ep/run", gateway.key,
+                            {"input": {"mock_delay": 3600000}}).json["id"] for _ in range(8)]
+    callers = [gateway.connect() for _ in range(64)]
+    for number, caller in enumerate(callers):
+        caller.send(wire.head("GET", f"/v2/ep/status-sync/{jobs[number % 8]}?wait=300000",
+                              gateway.key))
+    harness.wait_until(lambda: gateway.metric("podgate_waiting_callers") == len(callers))
+    gateway.signal(signal.SIGTERM)
+    assert gateway.wait() == 0
+    gateway.check_log()
+    for caller in callers:
+        caller.close()
