@@ -197,11 +197,33 @@ static void count(struct breaker *breaker, struct circuit *circuit, struct view 
     }
 }
 
+struct sweep {
+    struct table *endpoints;
+    uint64_t now_ms;
+};
+
+static void drop_old(struct table_node *node, void *argument)
+{
+    struct sweep *sweep = argument;
+    const struct circuit *circuit = &((struct endpoint_circuit *)(void *)node)->circuit;
+
+    if (sweep->now_ms - circuit->half_start_ms >= 2 * BREAKER_HALF_WINDOW_MS &&
+        (circuit->state == CIRCUIT_CLOSED ||
+         sweep->now_ms >= circuit->until_ms + BREAKER_LONGEST_PAUSE_MS)) {
+        drop(node, sweep->endpoints);
+    }
+}
+
 static struct endpoint_circuit *create(struct breaker *breaker, struct view endpoint,
                                        uint64_t now_ms)
 {
     struct endpoint_circuit *own;
 
+    if (table_count(breaker->endpoints) >= BREAKER_ENDPOINTS) {
+        struct sweep sweep = {breaker->endpoints, now_ms};
+
+        table_for_each(breaker->endpoints, drop_old, &sweep);
+    }
     if (table_count(breaker->endpoints) >= BREAKER_ENDPOINTS || endpoint.length == 0 ||
         endpoint.length > ENDPOINT_BYTES) {
         return NULL;

@@ -232,7 +232,8 @@ static void continue_handshake(struct upstream_connection *connection)
 static void start_tls(struct upstream_connection *connection)
 {
     struct upstream *upstream = connection->upstream;
-    const struct upstream_credentials *credentials = upstream_identity_current(upstream->identity);
+    const struct upstream_credentials *credentials =
+        upstream_identity_for(upstream->identity, upstream->config->upstream.url.text);
 
     if (!upstream->config->upstream.url.tls) {
         finish_connecting(connection);

@@ -125,7 +125,8 @@ void upstream_connection_begin(struct upstream_connection *connection)
     struct upstream_exchange *exchange = connection->exchange;
     struct upstream *upstream = connection->upstream;
 
-    exchange->credentials = upstream_identity_current(upstream->identity);
+    exchange->credentials =
+        upstream_identity_for(upstream->identity, upstream->config->upstream.url.text);
     exchange->total_bytes = exchange->request.head.length + upstream->host_field_length +
                             secret_view(exchange->credentials->fields).length +
                             body_view(exchange->request.body).length;

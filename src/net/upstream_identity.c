@@ -186,6 +186,7 @@ static void free_credentials(struct upstream_credentials *credentials)
     if (credentials) {
         tls_client_destroy(credentials->tls);
         secret_destroy(credentials->fields);
+        free(credentials->url);
         free(credentials);
     }
 }
@@ -265,7 +266,16 @@ static struct upstream_credentials *load_all(struct upstream_identity *identity,
         load_key(has_file ? settings->api_key_file.data : NULL, settings->api_key_env.data, mark,
                  problem);
 
-    if (credentials && settings->url.tls) {
+    if (!credentials) {
+        return NULL;
+    }
+    credentials->url = strdup(settings->url.text.data);
+    if (!credentials->url) {
+        set_problem(problem, "upstream", NULL, "no memory");
+        free_credentials(credentials);
+        return NULL;
+    }
+    if (settings->url.tls) {
         credentials->tls = current && current->tls && is_same_trust(&identity->trust, trust)
                                ? tls_client_ref(current->tls)
                                : tls_client_create(settings, problem);
@@ -329,7 +339,7 @@ bool upstream_identity_adopt(struct upstream_identity *identity, const struct co
     identity->mark = mark;
     free(identity->trust.file);
     identity->trust = trust;
-    if (current && credentials->tls == current->tls &&
+    if (current && credentials->tls == current->tls && strcmp(credentials->url, current->url) == 0 &&
         secret_equal_views(credentials->key, current->key)) {
         free_credentials(credentials); /* what is published stays to the end: nothing is in vain */
     } else {
@@ -372,6 +382,14 @@ bool upstream_identity_refresh(struct upstream_identity *identity, char **proble
         free_credentials(credentials); /* touched, but the same */
         goto out;
     }
+    credentials->url = strdup(current->url);
+    if (!credentials->url) {
+        free_credentials(credentials);
+        identity->mark = (struct file_mark){0}; /* looked at again next time */
+        set_problem(problem, "upstream", NULL, "no memory");
+        is_right = false;
+        goto out;
+    }
     if (current->tls) {
         credentials->tls = tls_client_ref(current->tls);
     }
@@ -405,6 +423,18 @@ const struct upstream_credentials *
 upstream_identity_current(const struct upstream_identity *identity)
 {
     return atomic_load_explicit(&identity->current, memory_order_acquire);
+}
+
+const struct upstream_credentials *
+upstream_identity_for(const struct upstream_identity *identity, struct view url)
+{
+    const struct upstream_credentials *current = upstream_identity_current(identity);
+    const struct upstream_credentials *each = current;
+
+    while (each && !view_equal(view_of_string(each->url), url)) {
+        each = each->older;
+    }
+    return each ? each : current; /* every adopted configuration has its own: never the latter */
 }
 
 bool upstream_identity_is_locked(const struct upstream_identity *identity)

@@ -29,6 +29,7 @@ enum {
  * live until the identity goes, since workers may be writing from any. */
 struct upstream_credentials {
     struct upstream_credentials *older;
+    char *url;             /* where alone they may be sent */
     struct secret *fields; /* "Authorization: Bearer KEY\r\n..." to the end of the head */
     struct view key;       /* inside `fields` */
     struct tls_client *tls; /* NULL when the upstream is plain http; a reference */
@@ -37,6 +38,11 @@ struct upstream_credentials {
 /* The credentials to use now. Any thread, no lock. */
 const struct upstream_credentials *
 upstream_identity_current(const struct upstream_identity *identity);
+
+/* The newest that may be sent to `url`: while a reload that changes URL and key reaches one worker after
+ * the other, each goes on with what belongs to its own. Any thread; valid until the identity's end. */
+const struct upstream_credentials *
+upstream_identity_for(const struct upstream_identity *identity, struct view url);
 
 enum upstream_connection_state {
     UPSTREAM_CONNECTION_CONNECTING,  /* TCP */
