@@ -103,7 +103,8 @@ void connection_close_after_answer(struct connection *connection)
 
 bool connection_wants_close(const struct connection *connection)
 {
-    return connection->close_after || connection->body_unread || connection->front->draining;
+    return connection->close_after || connection->front->draining ||
+           (connection->body_unread && !connection->body_skippable);
 }
 
 void inbound_clear(struct inbound *inbound)
@@ -223,7 +224,7 @@ void connection_finish_answer(struct connection *connection)
     }
     body_unref(connection->body);
     connection->body = NULL;
-    if (connection->close_after || connection->body_unread || connection->front->draining) {
+    if (connection_wants_close(connection)) {
         if (connection->body_unread || connection->stash_length > 0) {
             if (resume_reading(connection)) {
                 begin_linger(connection);
@@ -238,6 +239,9 @@ void connection_finish_answer(struct connection *connection)
     connection->answered = false;
     connection->last_given = false;
     connection->body_wanted = false;
+    connection->skip_left = connection->body_unread ? connection->body_left : 0;
+    connection->body_unread = false;
+    connection->body_skippable = false;
     connection->deadline_ms = clock_mono_ms() + connection->front->config->timeouts.idle_ms;
     if (resume_reading(connection) && !connection->processing &&
         (connection->stash_length > 0 || transport_has_buffered(&connection->transport))) {

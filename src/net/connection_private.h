@@ -55,6 +55,7 @@ struct connection {
     bool close_after; /* no further request */
     bool body_unread; /* the caller announced a body that nobody took */
     bool body_too_slow;
+    bool body_skippable; /* unread, but all of it is here: it is passed over, the connection goes on */
     bool body_wanted; /* connection_read_body() was called */
     bool answered;    /* the first part of the answer was given */
     bool last_given;  /* so was the last one */
@@ -68,6 +69,7 @@ struct connection {
     struct body *body;
     uint64_t body_maximum;
     uint64_t body_left; /* with Content-Length */
+    uint64_t skip_left; /* of a body that nobody took, before the next head */
     uint64_t body_window_bytes;
     uint64_t body_window_end_ms;
     struct http_chunked chunked;

@@ -59,13 +59,15 @@ void connection_refuse_head(struct connection *connection, unsigned status, stru
     memset(head->first, 0, sizeof head->first);
     /* Whatever follows can't be told from a body any more. */
     connection->body_unread = true;
+    connection->body_skippable = false;
     connection->close_after = true;
     connection->deadline_ms = 0;
     metrics_add(front->metrics, METRIC_BAD_HEADS, 0, 0, 1);
     front->handler->on_bad_head(front->owner, connection->inbound, status, detail);
 }
 
-static void take_head(struct connection *connection, const char *data)
+/* `behind_bytes` have come behind the head already. */
+static void take_head(struct connection *connection, const char *data, size_t behind_bytes)
 {
     struct front *front = connection->front;
     struct inbound *inbound = connection->inbound;
@@ -78,6 +80,9 @@ static void take_head(struct connection *connection, const char *data)
     }
     connection->close_after = !inbound->head.head.keep_alive;
     connection->body_unread = inbound->head.head.framing != HTTP_BODY_NONE;
+    connection->body_skippable = inbound->head.head.framing == HTTP_BODY_LENGTH &&
+                                 inbound->head.head.content_length <= behind_bytes;
+    connection->body_left = inbound->head.head.content_length;
     front->handler->on_head(front->owner, inbound);
 }
 
@@ -136,6 +141,7 @@ static void begin_body(struct connection *connection, bool bytes_are_there)
     size_t capacity;
 
     connection->body_wanted = false;
+    connection->body_skippable = false;
     if (head->framing == HTTP_BODY_NONE ||
         (head->framing == HTTP_BODY_LENGTH && head->content_length == 0)) {
         complete_body(connection);
@@ -252,6 +258,12 @@ static size_t process_step(struct connection *connection, const char *data, size
                    ? take_length_body(connection, data, length)
                    : take_chunked_body(connection, data, length);
     }
+    if (connection->skip_left > 0) {
+        size_t skipped = length < connection->skip_left ? length : (size_t)connection->skip_left;
+
+        connection->skip_left -= skipped;
+        return skipped;
+    }
     if (!inbound) {
         inbound = begin_inbound(connection);
     }
@@ -262,9 +274,10 @@ static size_t process_step(struct connection *connection, const char *data, size
     result = http_request_parse(&inbound->head, data, length);
     if (result == HTTP_HEAD_OK) {
         /* Read before the handler runs, which may end the request and with it `inbound`. */
-        length = inbound->head.head.length;
-        take_head(connection, data);
-        return length;
+        size_t head_length = inbound->head.head.length;
+
+        take_head(connection, data, length - head_length);
+        return head_length;
     }
     if (result != HTTP_HEAD_INCOMPLETE) {
         connection_refuse_head(connection, http_head_status(result), http_head_detail(result));

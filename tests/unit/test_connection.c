@@ -291,6 +291,17 @@ Test(connection, a_refusal_lingers_so_that_the_answer_is_not_lost)
     caller_close(&sender);
 }
 
+Test(connection, a_refused_body_that_is_all_there_is_passed_over)
+{
+    answer_at_head = true;
+    caller_send(&caller, "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nGET /"
+                         "GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+    RUN_UNTIL(caller_has(&caller, "/next="));
+    cr_assert(caller_has(&caller, "/refused="));
+    cr_assert_eq(call_count, 2, "the body was taken for a request");
+    cr_assert_eq(front_connection_count(front), 1);
+}
+
 Test(connection, lingering_ends_after_a_second)
 {
     answer_at_head = true;
