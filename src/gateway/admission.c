@@ -171,11 +171,17 @@ struct admission_verdict admission_check(const struct admission_question *questi
     return verdict;
 }
 
-void admission_release(struct admission_ticket *ticket)
+void admission_leave(struct admission_ticket *ticket)
 {
     if (ticket->counted) {
         key_state_leave(ticket->key->state);
+        ticket->counted = false;
     }
+}
+
+void admission_release(struct admission_ticket *ticket)
+{
+    admission_leave(ticket);
     *ticket = (struct admission_ticket){NULL, false};
 }
 

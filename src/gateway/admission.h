@@ -51,6 +51,10 @@ struct admission_verdict {
 struct admission_verdict admission_check(const struct admission_question *question,
                                          struct admission_ticket *ticket);
 
+/* Gives back what a ticket counts and keeps its key: for the moment before an answer's last bytes go out,
+ * so that the caller, having read them, finds its place free. Any thread. */
+void admission_leave(struct admission_ticket *ticket);
+
 /* Gives back what a ticket holds; afterwards it is empty. Any thread. */
 void admission_release(struct admission_ticket *ticket);
 

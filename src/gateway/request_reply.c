@@ -10,7 +10,13 @@
 /* How an answer is put together and handed to the front, and how the head of a request to the
  * upstream begins. Each head is formatted once, into storage of the request's own. */
 
-enum { JOINED_BYTES = 256, TELL_OPERATOR_MS = 10000 };
+enum {
+    JOINED_BYTES = 256,
+    TELL_OPERATOR_MS = 10000,
+    /* So much fits into the socket at once: the caller may be back with its next request before this
+     * one has ended here. Longer answers keep their place until they are sent. */
+    EARLY_LEAVE_BYTES = 64 * 1024,
+};
 
 static bool is_head_request(const struct request *request)
 {
@@ -107,6 +113,9 @@ void request_send_reply(struct request *request, struct view data, struct body *
     part.head = builder_view(&request->reply);
     request->head_sent = true;
     request_move_caller(request, CALLER_SENDING);
+    if (part.data.length <= EARLY_LEAVE_BYTES) {
+        admission_leave(&request->ticket);
+    }
     take_send_result(request, connection_send(connection, &part), true);
 }
 
@@ -141,6 +150,9 @@ bool request_send_piece(struct request *request, struct view data, bool last)
         part.head = builder_view(&request->reply);
         request->head_sent = true;
         request_move_caller(request, CALLER_SENDING);
+    }
+    if (last && data.length <= EARLY_LEAVE_BYTES) {
+        admission_leave(&request->ticket);
     }
     result = connection_send(connection, &part);
     take_send_result(request, result, last);

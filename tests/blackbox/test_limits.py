@@ -165,3 +165,12 @@ def test_slot_comes_back_when_the_caller_leaves_inside_its_body(limited, sim, en
         connection.reset()
     harness.wait_until(lambda: ask(gateway, endpoint).status == 404, 3)
     assert not sim.requests(endpoint=endpoint, operation="run")
+
+
+def test_slot_is_free_for_who_has_read_the_answer(limited, endpoint):
+    """One request after the other, each on a connection of its own, is never more than one."""
+    gateway = limited(concurrency=1)
+    for _ in range(300):
+        assert gateway.request("GET", WHOAMI, gateway.key).status == 200
+    for _ in range(50):
+        assert ask(gateway, endpoint).status == 404
