@@ -28,7 +28,7 @@ struct leave_letter {
     char name[FLIGHT_NAME_BYTES];
 };
 
-/* ---- delivering --------------------------------------------------------------------------------- */
+/* ---- delivering ------------------------------------------------------------------------------ */
 
 static void on_answer_letter(void *argument)
 {
@@ -54,7 +54,7 @@ void flight_deliver_to(struct flights *flights, struct flight_caller *caller,
     }
 }
 
-/* ---- joining and leaving ---------------------------------------------------------------------------- */
+/* ---- joining and leaving --------------------------------------------------------------------- */
 
 static size_t build_name(const struct route *route, char name[FLIGHT_NAME_BYTES])
 {
@@ -300,7 +300,7 @@ void flight_forget(struct gateway *gateway, const struct route *route)
     }
 }
 
-/* ---- all flights of a worker ------------------------------------------------------------------------ */
+/* ---- all flights of a worker ----------------------------------------------------------------- */
 
 struct flights *flights_create(struct gateway *gateway)
 {

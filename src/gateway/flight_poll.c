@@ -13,7 +13,7 @@
 
 /* The life of one flight on its own worker: when it asks, what it makes of the answer, whom it tells. */
 
-/* ---- answers ----------------------------------------------------------------------------------- */
+/* ---- answers --------------------------------------------------------------------------------- */
 
 void flight_answer_unref(struct flight_answer *answer)
 {
@@ -53,7 +53,7 @@ static bool is_failure(const struct flight_answer *answer)
            answer->status == 429 || answer->status == 401 || answer->status == 403;
 }
 
-/* ---- the flight's life --------------------------------------------------------------------------- */
+/* ---- the flight's life ----------------------------------------------------------------------- */
 
 static void on_timer(evutil_socket_t descriptor, short what, void *argument);
 
@@ -317,7 +317,7 @@ static void on_timer(evutil_socket_t descriptor, short what, void *argument)
     flight_arm(flight);
 }
 
-/* ---- asking upstream ------------------------------------------------------------------------------ */
+/* ---- asking upstream ------------------------------------------------------------------------- */
 
 /* An upstream that echoes what it was sent must not give the key away. */
 static void mask_key(struct flight *flight, char *bytes, size_t length)

@@ -13,7 +13,7 @@
 
 enum { READ_RETRY_AFTER_S = 10, ERROR_BODY_BYTES = 1024 * 1024, FIRST_ANSWER_BYTES = 2048 };
 
-/* ---- what the upstream's head means ------------------------------------------------------------ */
+/* ---- what the upstream's head means ---------------------------------------------------------- */
 
 bool relay_status_is_failure(unsigned status)
 {
@@ -125,7 +125,7 @@ bool relay_read_facts(struct view answer, struct relay_facts *facts)
     return true;
 }
 
-/* ---- an answer that is collected --------------------------------------------------------------- */
+/* ---- an answer that is collected ------------------------------------------------------------- */
 
 static void end_exchange(struct request *request)
 {
@@ -184,7 +184,7 @@ static void begin_collecting(struct request *request, const struct http_response
     upstream_collect(request->exchange, request->answer, (size_t)maximum);
 }
 
-/* ---- an answer in pieces ----------------------------------------------------------------------- */
+/* ---- an answer in pieces --------------------------------------------------------------------- */
 
 static void begin_streaming(struct request *request)
 {
@@ -259,7 +259,7 @@ static void send_piece(struct request *request, struct view data, bool last)
     }
 }
 
-/* ---- what the exchange tells ------------------------------------------------------------------- */
+/* ---- what the exchange tells ----------------------------------------------------------------- */
 
 static void on_head(void *owner, struct upstream_exchange *exchange,
                     const struct http_response_head *head)

@@ -560,7 +560,7 @@ static void on_body(void *owner, struct inbound *inbound, struct body *body)
     operation->start(request);
 }
 
-/* ---- the caller's side goes on without us ----------------------------------------------------- */
+/* ---- the caller's side goes on without us ---------------------------------------------------- */
 
 static void abandon_work(struct request *request)
 {

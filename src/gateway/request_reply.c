@@ -169,7 +169,7 @@ void request_break_off(struct request *request)
     }
 }
 
-/* ---- podgate's own errors --------------------------------------------------------------------- */
+/* ---- podgate's own errors -------------------------------------------------------------------- */
 
 static void append_problem_fields(struct request *request, enum problem problem,
                                   uint64_t retry_after_s)
@@ -301,7 +301,7 @@ void request_refuse_failure(struct request *request, enum upstream_failure failu
     request_refuse(request, problem_of_failure(failure), busy ? 1 : 0);
 }
 
-/* ---- heads for the upstream ------------------------------------------------------------------- */
+/* ---- heads for the upstream ------------------------------------------------------------------ */
 
 void request_begin_sent_head(struct request *request, struct view method,
                              const struct route *route)

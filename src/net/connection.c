@@ -250,7 +250,7 @@ void connection_finish_answer(struct connection *connection)
     }
 }
 
-/* ---- beginning and reading ---------------------------------------------------------------------- */
+/* ---- beginning and reading ------------------------------------------------------------------- */
 
 static void on_transport_end(struct connection *connection, enum transport_result result)
 {

@@ -62,7 +62,7 @@ struct process {
     int exit_status;
 };
 
-/* ---- talking to systemd ------------------------------------------------------------------------ */
+/* ---- talking to systemd ---------------------------------------------------------------------- */
 
 static void notify_manager(const char *state)
 {
@@ -99,7 +99,7 @@ static void log_event(struct process *process, enum log_level level, const char 
     log_end(line);
 }
 
-/* ---- what is made once -------------------------------------------------------------------------- */
+/* ---- what is made once ----------------------------------------------------------------------- */
 
 static void complain(const char *problem)
 {
@@ -300,7 +300,7 @@ static int create_workers(struct process *process)
     return EX_OK;
 }
 
-/* ---- what the admin listener asks ----------------------------------------------------------------- */
+/* ---- what the admin listener asks ------------------------------------------------------------ */
 
 static bool is_alive(void *owner)
 {
@@ -364,7 +364,7 @@ static const struct admin_view admin_view = {
     .append_metrics = append_metrics,
 };
 
-/* ---- signals --------------------------------------------------------------------------------------- */
+/* ---- signals --------------------------------------------------------------------------------- */
 
 static void stop_workers(struct process *process)
 {
@@ -521,7 +521,7 @@ static bool watch_signals(struct process *process)
     return true;
 }
 
-/* ---- the main thread's turn --------------------------------------------------------------------------- */
+/* ---- the main thread's turn ------------------------------------------------------------------ */
 
 static void refresh_key(struct process *process)
 {
@@ -564,7 +564,7 @@ static void on_turn(evutil_socket_t descriptor, short what, void *argument)
     }
 }
 
-/* ---- run ------------------------------------------------------------------------------------------------ */
+/* ---- run ------------------------------------------------------------------------------------- */
 
 static void log_start(struct process *process)
 {
