@@ -30,7 +30,10 @@ struct view {
 
 /* The view of a string literal. VIEW_INIT is its form for the initializers of static tables. */
 #define VIEW(literal) ((struct view){"" literal, sizeof(literal) - 1})
-#define VIEW_INIT(literal) {"" literal, sizeof(literal) - 1}
+#define VIEW_INIT(literal)                                                                         \
+    {                                                                                              \
+        "" literal, sizeof(literal) - 1                                                            \
+    }
 
 /* The view of `length` bytes at `data`. */
 static inline struct view view_make(const char *data, size_t length)

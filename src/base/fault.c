@@ -201,19 +201,14 @@ static bool act(const struct fault_rule *rule)
                              (long)(rule->delay_ms % 1000 * 1000000)};
 
     switch (rule->action) {
-    case FAULT_ERRNO:
-        errno = rule->error;
-        return true;
-    case FAULT_KILL:
-        kill(getpid(), SIGKILL);
-        return true;
+    case FAULT_ERRNO: errno = rule->error; return true;
+    case FAULT_KILL: kill(getpid(), SIGKILL); return true;
     case FAULT_DELAY:
         while (nanosleep(&delay, &delay) != 0 && errno == EINTR) {
             continue;
         }
         return false;
-    case FAULT_COUNT:
-        return false;
+    case FAULT_COUNT: return false;
     }
     return false;
 }

@@ -29,17 +29,18 @@
 #define FAULT_POINT(name) false
 #endif
 
-/* What FAULT_POINT() calls. The first call in a process reads PODGATE_FAULT, unless fault_load() was
- * called before; a wrong rule there ends the process with status 64 and a line on standard error,
- * since a test whose fault never comes proves nothing. Any thread. */
+/* What FAULT_POINT() calls. The first call in a process reads PODGATE_FAULT, unless fault_load()
+ * was called before; a wrong rule there ends the process with status 64 and a line on standard
+ * error, since a test whose fault never comes proves nothing. Any thread. */
 MUST_CHECK bool fault_pass(const char *name);
 
-/* Replaces all rules by those of `rules` (NULL: none) and starts counting anew. False when a rule is
- * wrong or memory is short: the rules stay, and `*problem` is a literal that says why. Not while other
- * threads pass points. */
+/* Replaces all rules by those of `rules` (NULL: none) and starts counting anew. False when a rule
+ * is wrong or memory is short: the rules stay, and `*problem` is a literal that says why. Not while
+ * other threads pass points. */
 MUST_CHECK bool fault_load(const char *rules, const char **problem);
 
-/* How often a point was passed since the rules were loaded; 0 for one without a rule. Any thread. */
+/* How often a point was passed since the rules were loaded; 0 for one without a rule. Any thread.
+ */
 uint64_t fault_passes(const char *name);
 
 #endif

@@ -25,8 +25,8 @@ enum {
     ROUND_MS = 20,
     /* A line that repeats is folded for this long before its count is written. */
     FOLD_MS = 5000,
-    /* How long the end of the daemon waits for a reader that takes no more lines, and how often it is
-     * asked whether there is an end. */
+    /* How long the end of the daemon waits for a reader that takes no more lines, and how often it
+     * is asked whether there is an end. */
     FAREWELL_MS = 500,
     PATIENCE_MS = 100,
 };
@@ -67,7 +67,7 @@ struct log {
     _Atomic int level;
     _Atomic bool stopping;
     _Atomic uint64_t farewell_ms; /* once stopping: when to give a reader up that takes nothing */
-    _Atomic int writer_state; /* enum writer_state */
+    _Atomic int writer_state;     /* enum writer_state */
     _Atomic uint64_t dropped;
     pthread_mutex_t lock; /* guards `rings` against log_ring_create */
     struct log_ring *rings;
@@ -420,8 +420,7 @@ struct log *log_of_ring(struct log_ring *ring)
 
 bool log_wants(const struct log_ring *ring, enum log_level level)
 {
-    return ring &&
-           (int)level <= atomic_load_explicit(&ring->log->level, memory_order_relaxed);
+    return ring && (int)level <= atomic_load_explicit(&ring->log->level, memory_order_relaxed);
 }
 
 /* Room is kept for the end of the line. What doesn't fit is remembered, see end_field(). */
@@ -649,8 +648,8 @@ void log_end(struct log_line *line)
     }
     ring_put(ring, written, (const char *)&length, sizeof length);
     ring_put(ring, written + sizeof length, line->text, length);
-    /* Sequentially consistent with `writer_state`, so that either the writer sees the line before it
-     * sleeps or this thread sees it asleep. */
+    /* Sequentially consistent with `writer_state`, so that either the writer sees the line before
+     * it sleeps or this thread sees it asleep. */
     atomic_store(&ring->written, written + sizeof length + length);
     wake_writer_if_due(ring->log, used + length > ring->capacity / 2);
 }

@@ -56,7 +56,8 @@ struct log *log_of_ring(struct log_ring *ring);
 /* True when lines of `level` are written at all. */
 bool log_wants(const struct log_ring *ring, enum log_level level);
 
-/* Begins a line; `event` is a word of [a-z_]. NULL when the level isn't wanted or `ring` is NULL. */
+/* Begins a line; `event` is a word of [a-z_]. NULL when the level isn't wanted or `ring` is NULL.
+ */
 struct log_line *log_begin(struct log_ring *ring, enum log_level level, const char *event);
 
 /* Adds key=value; `key` is a literal. Bytes that aren't printable ASCII are escaped, values above

@@ -83,7 +83,8 @@ static void on_wake(evutil_socket_t descriptor, short what, void *argument)
     uint64_t count;
 
     (void)what;
-    /* The counter is emptied before the mail is taken, so a letter posted in between wakes again. */
+    /* The counter is emptied before the mail is taken, so a letter posted in between wakes again.
+     */
     if (read((int)descriptor, &count, sizeof count) < 0) {
         count = 0;
     }

@@ -40,8 +40,8 @@ void loop_stop(struct loop *loop);
  * be called and `argument` stays the caller's. */
 MUST_CHECK bool loop_post(struct loop *loop, loop_function *function, void *argument);
 
-/* A letter that lies inside the object that it is about, so that posting it can't fail. Unused until
- * it is posted, and again once its function is called. */
+/* A letter that lies inside the object that it is about, so that posting it can't fail. Unused
+ * until it is posted, and again once its function is called. */
 struct loop_letter {
     struct loop_letter *next;
     loop_function *function;

@@ -9,8 +9,8 @@
 /* Upper bounds of the histograms' buckets, in microseconds where the family counts those: from half
  * a millisecond (an answer from memory) to the longest hold that callers may ask for. */
 static const uint64_t bucket_bounds[] = {
-    500,     1000,    2500,    5000,     10000,    25000,    50000,     100000, 250000,
-    500000,  1000000, 2500000, 5000000,  10000000, 30000000, 90000000,  300000000,
+    500,    1000,    2500,    5000,    10000,    25000,    50000,    100000,    250000,
+    500000, 1000000, 2500000, 5000000, 10000000, 30000000, 90000000, 300000000,
 };
 
 enum {
@@ -28,7 +28,8 @@ struct layout {
     size_t second_count;
 };
 
-/* Read by any thread; the list of blocks only grows, at its front, until the end of the registry. */
+/* Read by any thread; the list of blocks only grows, at its front, until the end of the registry.
+ */
 struct metrics {
     const struct metrics_family *families;
     size_t family_count;
@@ -56,8 +57,8 @@ static struct layout lay_out(const struct metrics_family *family, size_t offset)
         .offset = offset,
         .first_count = count_values(&family->first),
         /* A histogram's second dimension is its buckets. */
-        .second_count = family->type == METRICS_HISTOGRAM ? HISTOGRAM_CELLS
-                                                          : count_values(&family->second),
+        .second_count =
+            family->type == METRICS_HISTOGRAM ? HISTOGRAM_CELLS : count_values(&family->second),
     };
 }
 
@@ -345,8 +346,8 @@ static void put_histogram_end(const struct page *page, const struct metrics_fami
                               size_t first, const char *suffix)
 {
     put_name(page, family, suffix);
-    builder_append(page->text, put_label(page->text, false, &family->first, first) ? VIEW("} ")
-                                                                                   : VIEW(" "));
+    builder_append(page->text,
+                   put_label(page->text, false, &family->first, first) ? VIEW("} ") : VIEW(" "));
 }
 
 /* The count is the sum of the buckets as they were read, so that the text never contradicts itself

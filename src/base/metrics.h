@@ -1,6 +1,6 @@
-/* Counters, gauges and histograms, one block per thread so that counting needs no lock and no shared
- * cache line; reading adds the blocks up. What is counted stands in a catalogue of families that the
- * owner of the registry gives; each family has up to two labels with fixed values.
+/* Counters, gauges and histograms, one block per thread so that counting needs no lock and no
+ * shared cache line; reading adds the blocks up. What is counted stands in a catalogue of families
+ * that the owner of the registry gives; each family has up to two labels with fixed values.
  *
  *     metrics_add(block, METRIC_REQUESTS, ROUTE_RUN, 2, 1);
  *     metrics_observe(block, METRIC_DURATION, ROUTE_RUN, microseconds);
@@ -25,8 +25,8 @@ struct metrics_label {
 };
 
 /* One family of the catalogue. Counters of time and histograms take microseconds and are shown in
- * seconds when `microseconds` is set. Labels without a name are absent. A histogram has one label at
- * the most. */
+ * seconds when `microseconds` is set. Labels without a name are absent. A histogram has one label
+ * at the most. */
 struct metrics_family {
     const char *name;
     const char *help;

@@ -181,8 +181,7 @@ size_t table_count(const struct table *table)
     return table->count;
 }
 
-void table_for_each(struct table *table, void (*visit)(struct table_node *, void *),
-                    void *argument)
+void table_for_each(struct table *table, void (*visit)(struct table_node *, void *), void *argument)
 {
     for (size_t i = 0; i < table->bucket_count; i++) {
         struct table_node *node = table->buckets[i];

@@ -13,18 +13,12 @@
 #include "model/limit.h"
 
 static const enum config_operation needed[ROUTE_OPERATION_COUNT] = {
-    [ROUTE_RUN] = CONFIG_OPERATION_RUN,
-    [ROUTE_RUNSYNC] = CONFIG_OPERATION_RUNSYNC,
-    [ROUTE_STATUS] = CONFIG_OPERATION_STATUS,
-    [ROUTE_STATUS_SYNC] = CONFIG_OPERATION_STATUS,
-    [ROUTE_STREAM] = CONFIG_OPERATION_STREAM,
-    [ROUTE_CANCEL] = CONFIG_OPERATION_CANCEL,
-    [ROUTE_RETRY] = CONFIG_OPERATION_RETRY,
-    [ROUTE_PURGE_QUEUE] = CONFIG_OPERATION_PURGE_ALL,
-    [ROUTE_HEALTH] = CONFIG_OPERATION_HEALTH,
-    [ROUTE_REQUESTS] = CONFIG_OPERATION_REQUESTS,
-    [ROUTE_BATCH] = CONFIG_OPERATION_BATCH,
-    [ROUTE_OPENAI] = CONFIG_OPERATION_OPENAI,
+    [ROUTE_RUN] = CONFIG_OPERATION_RUN,        [ROUTE_RUNSYNC] = CONFIG_OPERATION_RUNSYNC,
+    [ROUTE_STATUS] = CONFIG_OPERATION_STATUS,  [ROUTE_STATUS_SYNC] = CONFIG_OPERATION_STATUS,
+    [ROUTE_STREAM] = CONFIG_OPERATION_STREAM,  [ROUTE_CANCEL] = CONFIG_OPERATION_CANCEL,
+    [ROUTE_RETRY] = CONFIG_OPERATION_RETRY,    [ROUTE_PURGE_QUEUE] = CONFIG_OPERATION_PURGE_ALL,
+    [ROUTE_HEALTH] = CONFIG_OPERATION_HEALTH,  [ROUTE_REQUESTS] = CONFIG_OPERATION_REQUESTS,
+    [ROUTE_BATCH] = CONFIG_OPERATION_BATCH,    [ROUTE_OPENAI] = CONFIG_OPERATION_OPENAI,
     [ROUTE_WHOAMI] = (enum config_operation)0, /* every key may ask who it is */
 };
 
@@ -94,8 +88,9 @@ static bool authorise(const struct admission_question *question, const struct co
     }
     if (!config_endpoint_allowed(key, question->route->endpoint)) {
         /* `flash` reaches any endpoint by its fields: to who may not use it, it isn't there. */
-        *verdict = refuse(question->route->is_flash ? PROBLEM_NOT_FOUND : PROBLEM_FORBIDDEN_ENDPOINT,
-                          METRIC_REFUSAL_ENDPOINT);
+        *verdict =
+            refuse(question->route->is_flash ? PROBLEM_NOT_FOUND : PROBLEM_FORBIDDEN_ENDPOINT,
+                   METRIC_REFUSAL_ENDPOINT);
         return false;
     }
     if (!(key->operations & wanted)) {
@@ -122,7 +117,8 @@ static bool within_rates(const struct admission_question *question, const struct
     struct limit_decision decision;
 
     for (size_t i = 0; i < key->rate_count; i++) {
-        charges[i] = (struct limit_charge){.policy = &key->rates[i], .state = &key->state->limits[i]};
+        charges[i] =
+            (struct limit_charge){.policy = &key->rates[i], .state = &key->state->limits[i]};
     }
     decision = limit_take(charges, key->rate_count, question->now_us * 1000);
     if (decision.allowed) {

@@ -1,5 +1,5 @@
-/* Who calls, what the key may do, and how much of it: the step between the route and everything that
- * costs. Nothing that a caller sends reaches upstream before this said yes.
+/* Who calls, what the key may do, and how much of it: the step between the route and everything
+ * that costs. Nothing that a caller sends reaches upstream before this said yes.
  *
  *     struct admission_verdict verdict = admission_check(gateway, &question, &ticket);
  *     ...
@@ -39,11 +39,11 @@ struct admission_question {
 
 struct admission_verdict {
     bool admitted;
-    enum problem problem;         /* when not admitted */
-    enum metric_refusal refusal;  /* the same, for counters and the log: more exact than the caller
-                                   * may know */
-    bool is_authentication;       /* the key itself failed: counts against the address */
-    uint64_t retry_after_s;       /* of a limit; else 0 */
+    enum problem problem;        /* when not admitted */
+    enum metric_refusal refusal; /* the same, for counters and the log: more exact than the caller
+                                  * may know */
+    bool is_authentication;      /* the key itself failed: counts against the address */
+    uint64_t retry_after_s;      /* of a limit; else 0 */
 };
 
 /* Judges one request. On success the ticket holds the key and what was counted. All policies are
@@ -51,8 +51,8 @@ struct admission_verdict {
 struct admission_verdict admission_check(const struct admission_question *question,
                                          struct admission_ticket *ticket);
 
-/* Gives back what a ticket counts and keeps its key: for the moment before an answer's last bytes go out,
- * so that the caller, having read them, finds its place free. Any thread. */
+/* Gives back what a ticket counts and keeps its key: for the moment before an answer's last bytes
+ * go out, so that the caller, having read them, finds its place free. Any thread. */
 void admission_leave(struct admission_ticket *ticket);
 
 /* Gives back what a ticket holds; afterwards it is empty. Any thread. */
@@ -61,11 +61,15 @@ void admission_release(struct admission_ticket *ticket);
 /* The bit of config_key.operations that an operation needs. */
 enum config_operation admission_operation(enum route_operation operation);
 
-/* Addresses whose keys failed lately: after 10 failures in 10 s further ones are answered after 1 s.
- * A valid key is never slowed. Shared by all workers, under a lock that only failures take. */
+/* Addresses whose keys failed lately: after 10 failures in 10 s further ones are answered after 1
+ * s. A valid key is never slowed. Shared by all workers, under a lock that only failures take. */
 struct failed_attempts;
 
-enum { FAILED_ATTEMPTS_FREE = 10, FAILED_ATTEMPTS_WINDOW_MS = 10000, FAILED_ATTEMPTS_DELAY_MS = 1000 };
+enum {
+    FAILED_ATTEMPTS_FREE = 10,
+    FAILED_ATTEMPTS_WINDOW_MS = 10000,
+    FAILED_ATTEMPTS_DELAY_MS = 1000
+};
 
 /* An empty record, or NULL without memory. */
 struct failed_attempts *failed_attempts_create(void);
@@ -73,8 +77,8 @@ struct failed_attempts *failed_attempts_create(void);
 /* Frees it. NULL is allowed. */
 void failed_attempts_destroy(struct failed_attempts *attempts);
 
-/* Counts one failure from this peer at `now_ms` (clock_mono_ms()) and says for how many ms its answer
- * must wait: 0 or FAILED_ATTEMPTS_DELAY_MS. Any thread. */
+/* Counts one failure from this peer at `now_ms` (clock_mono_ms()) and says for how many ms its
+ * answer must wait: 0 or FAILED_ATTEMPTS_DELAY_MS. Any thread. */
 uint64_t failed_attempts_add(struct failed_attempts *attempts, const struct address *peer,
                              uint64_t now_ms);
 

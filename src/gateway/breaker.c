@@ -131,8 +131,8 @@ static bool would_allow(const struct circuit *circuit, uint64_t now_ms, uint64_t
     if (circuit->state == CIRCUIT_CLOSED || now_ms >= circuit->until_ms) {
         return true;
     }
-    left_ms = circuit->state == CIRCUIT_PROBING ? BREAKER_FIRST_PAUSE_MS
-                                                : circuit->until_ms - now_ms;
+    left_ms =
+        circuit->state == CIRCUIT_PROBING ? BREAKER_FIRST_PAUSE_MS : circuit->until_ms - now_ms;
     if (*retry_after_s < (left_ms + 999) / 1000) {
         *retry_after_s = (left_ms + 999) / 1000;
     }
@@ -172,8 +172,8 @@ bool breaker_allows(struct breaker *breaker, struct view endpoint, uint64_t now_
     return true;
 }
 
-static void count(struct breaker *breaker, struct circuit *circuit, struct view endpoint, bool failed,
-                  uint64_t now_ms)
+static void count(struct breaker *breaker, struct circuit *circuit, struct view endpoint,
+                  bool failed, uint64_t now_ms)
 {
     turn_window(circuit, now_ms);
     if (circuit->state == CIRCUIT_OPEN) {

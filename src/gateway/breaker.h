@@ -41,8 +41,8 @@ struct breaker *breaker_create(struct metrics_block *metrics, struct log_ring *l
 /* Frees it. NULL is allowed. */
 void breaker_destroy(struct breaker *breaker);
 
-/* True when the endpoint may be asked at `now_ms` (clock_mono_ms()); what is allowed must be reported.
- * Else `*retry_after_s` says when it may be tried again, at least 1. */
+/* True when the endpoint may be asked at `now_ms` (clock_mono_ms()); what is allowed must be
+ * reported. Else `*retry_after_s` says when it may be tried again, at least 1. */
 MUST_CHECK bool breaker_allows(struct breaker *breaker, struct view endpoint, uint64_t now_ms,
                                uint64_t *retry_after_s);
 

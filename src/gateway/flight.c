@@ -73,9 +73,8 @@ static struct gateway *owner_of(struct gateway *gateway, struct view name)
 {
     struct gateway_shared *shared = gateway->shared;
 
-    return shared->gateway_count == 1
-               ? gateway
-               : shared->gateways[table_hash(name) % shared->gateway_count];
+    return shared->gateway_count == 1 ? gateway
+                                      : shared->gateways[table_hash(name) % shared->gateway_count];
 }
 
 static struct flight *find(struct flights *flights, struct view name)
@@ -93,7 +92,8 @@ static struct flight_answer *fresh_answer(const struct flight *flight,
     if (atomic_load(&flights->forgets_sent) != flights->forgets_read) {
         return NULL;
     }
-    if (!flight_answer_is_good(latest) || clock_mono_ms() - latest->received_ms > caller->fresh_ms ||
+    if (!flight_answer_is_good(latest) ||
+        clock_mono_ms() - latest->received_ms > caller->fresh_ms ||
         (caller->wait_until_ms != 0 && !latest->terminal)) {
         return NULL;
     }
@@ -102,8 +102,8 @@ static struct flight_answer *fresh_answer(const struct flight *flight,
 
 static void add_caller(struct flight *flight, struct flight_caller *caller, struct view trace)
 {
-    bool may_ask = caller->wait_until_ms == 0 ||
-                   clock_mono_ms() >= flight->asked_ms + FLIGHT_POLL_MS;
+    bool may_ask =
+        caller->wait_until_ms == 0 || clock_mono_ms() >= flight->asked_ms + FLIGHT_POLL_MS;
 
     caller->next = flight->callers;
     flight->callers = caller;
@@ -126,15 +126,13 @@ static void on_join_letter(void *argument)
 {
     struct join_letter *letter = argument;
     struct flights *flights = letter->owner->flights;
-    struct flight *flight =
-        find_or_create(flights, view_make(letter->name, letter->name_length));
+    struct flight *flight = find_or_create(flights, view_make(letter->name, letter->name_length));
     struct flight_answer *fresh = flight ? fresh_answer(flight, letter->caller) : NULL;
 
     if (fresh) {
         flight_deliver_to(flights, letter->caller, fresh, FLIGHT_FRESH);
     } else if (flight) {
-        add_caller(flight, letter->caller,
-                   view_make(letter->trace, letter->trace_length));
+        add_caller(flight, letter->caller, view_make(letter->trace, letter->trace_length));
     } else {
         flight_deliver_to(flights, letter->caller, NULL, FLIGHT_ASKED);
     }
@@ -213,7 +211,8 @@ static void remove_caller(struct flights *flights, struct view name, struct requ
     }
     for (link = &flight->callers; *link; link = &(*link)->next) {
         if ((*link)->handle.gateway_index == handle.gateway_index &&
-            (*link)->handle.slot == handle.slot && (*link)->handle.generation == handle.generation) {
+            (*link)->handle.slot == handle.slot &&
+            (*link)->handle.generation == handle.generation) {
             struct flight_caller *caller = *link;
 
             *link = caller->next;
@@ -232,8 +231,7 @@ static void on_leave_letter(void *argument)
     free(letter);
 }
 
-void flight_leave(struct gateway *gateway, struct request_handle handle,
-                  const struct route *route)
+void flight_leave(struct gateway *gateway, struct request_handle handle, const struct route *route)
 {
     char storage[FLIGHT_NAME_BYTES];
     struct view name = view_make(storage, build_name(route, storage));

@@ -1,10 +1,10 @@
 /* One upstream request for many callers. Whoever asks for the state of a job, or for an endpoint's
  * health, joins the job's flight: while a request is on its way they wait for its answer, and an
- * answer that is fresh enough serves at once. Callers of /status-sync stay on the flight, which asks
- * upstream every 500 ms for all of them together, until the job has ended or their time is up.
+ * answer that is fresh enough serves at once. Callers of /status-sync stay on the flight, which
+ * asks upstream every 500 ms for all of them together, until the job has ended or their time is up.
  *
- * Flights are process-wide: a job's hash names the worker that owns its flight. Other workers' callers
- * are joined by mail and answered by mail.
+ * Flights are process-wide: a job's hash names the worker that owns its flight. Other workers'
+ * callers are joined by mail and answered by mail.
  */
 #ifndef PODGATE_GATEWAY_FLIGHT_H
 #define PODGATE_GATEWAY_FLIGHT_H
@@ -39,8 +39,8 @@ struct flight_answer {
     struct body *body;      /* its bytes */
     bool is_json;
     bool completed_without_output;
-    bool terminal;          /* the job has ended, or is unknown to upstream */
-    uint64_t received_ms;   /* clock_mono_ms() */
+    bool terminal;        /* the job has ended, or is unknown to upstream */
+    uint64_t received_ms; /* clock_mono_ms() */
     size_t fields_length;
     char fields[512]; /* allow-listed response fields, each with CRLF; cut at a field's end */
 };
@@ -59,7 +59,7 @@ struct flight_question {
     const struct route *route;    /* ROUTE_STATUS or ROUTE_HEALTH with endpoint and job; copied */
     uint64_t fresh_ms;            /* an answer of this age will do */
     uint64_t stale_ms;            /* when upstream fails, a good answer of this age will do */
-    uint64_t wait_until_ms;       /* of clock_mono_ms(): wait for the job's end until then; 0: don't */
+    uint64_t wait_until_ms; /* of clock_mono_ms(): wait for the job's end until then; 0: don't */
     struct view trace; /* field lines that go up when this caller causes a request: X-Request-Id,
                         * traceparent; at most FLIGHT_TRACE_BYTES; copied */
     flight_deliver *deliver;
@@ -74,20 +74,20 @@ struct flights *flights_create(struct gateway *gateway);
 /* Drops all flights; nobody is told. NULL is allowed. */
 void flights_destroy(struct flights *flights);
 
-/* Joins the flight for the question. An answer that is fresh on this very worker is returned at once
- * (one reference, the caller's) and `deliver` is not called. Else NULL with `*joined` true: `deliver`
- * will be called once, later, unless flight_leave() comes first; or NULL with `*joined` false: no
- * memory. The asking request's worker. */
+/* Joins the flight for the question. An answer that is fresh on this very worker is returned at
+ * once (one reference, the caller's) and `deliver` is not called. Else NULL with `*joined` true:
+ * `deliver` will be called once, later, unless flight_leave() comes first; or NULL with `*joined`
+ * false: no memory. The asking request's worker. */
 MUST_CHECK struct flight_answer *flight_join(struct gateway *gateway,
                                              const struct flight_question *question, bool *joined);
 
 /* The caller is gone: it is taken off its flight, which stops when nobody is left on it. `route` is
- * the question's. Deliver may still be called if it was on its way; the handle finds nothing then. */
-void flight_leave(struct gateway *gateway, struct request_handle handle,
-                  const struct route *route);
+ * the question's. Deliver may still be called if it was on its way; the handle finds nothing then.
+ */
+void flight_leave(struct gateway *gateway, struct request_handle handle, const struct route *route);
 
-/* The state of the job changed by what podgate just did (/cancel, /retry): nothing that was known of
- * it before serves anybody from now on, on whatever worker. To be called before the caller is
+/* The state of the job changed by what podgate just did (/cancel, /retry): nothing that was known
+ * of it before serves anybody from now on, on whatever worker. To be called before the caller is
  * answered. `route` names endpoint and job, whatever its operation. */
 void flight_forget(struct gateway *gateway, const struct route *route);
 

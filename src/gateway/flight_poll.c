@@ -11,14 +11,14 @@
 #include "model/job.h"
 #include "model/metric_catalogue.h"
 
-/* The life of one flight on its own worker: when it asks, what it makes of the answer, whom it tells. */
+/* The life of one flight on its own worker: when it asks, what it makes of the answer, whom it
+ * tells. */
 
 /* ---- answers --------------------------------------------------------------------------------- */
 
 void flight_answer_unref(struct flight_answer *answer)
 {
-    if (answer &&
-        atomic_fetch_sub_explicit(&answer->references, 1, memory_order_acq_rel) == 1) {
+    if (answer && atomic_fetch_sub_explicit(&answer->references, 1, memory_order_acq_rel) == 1) {
         body_unref(answer->body);
         free(answer);
     }
@@ -165,7 +165,8 @@ static struct flight_answer *choose(struct flight *flight, const struct flight_c
         return answer;
     }
     if (answer && answer->too_large) {
-        return answer; /* only a request of the caller's own can tell him, and may as well do it now */
+        return answer; /* only a request of the caller's own can tell him, and may as well do it now
+                        */
     }
     if (answer && !is_failure(answer) && (answer->terminal || answer->status != 200)) {
         return answer;
@@ -248,8 +249,8 @@ void flight_forget_known(struct flight *flight)
     flight->good = NULL;
 }
 
-/* The answer that came was asked for before podgate itself changed the job, or perhaps so: the letter
- * that says which job it was is still in the mail. */
+/* The answer that came was asked for before podgate itself changed the job, or perhaps so: the
+ * letter that says which job it was is still in the mail. */
 static bool is_outdated(const struct flight *flight)
 {
     return flight->discard ||
@@ -401,11 +402,9 @@ static void read_answer(struct flight *flight)
     if (!answer->is_json) {
         return;
     }
-    answer->terminal =
-        job_state_parse(facts.status, &state) && job_state_is_terminal(state);
-    answer->completed_without_output = answer->status == 200 &&
-                                       view_equal(facts.status, VIEW("COMPLETED")) &&
-                                       !facts.has_output;
+    answer->terminal = job_state_parse(facts.status, &state) && job_state_is_terminal(state);
+    answer->completed_without_output =
+        answer->status == 200 && view_equal(facts.status, VIEW("COMPLETED")) && !facts.has_output;
     if (answer->completed_without_output) {
         metrics_add(flight->flights->gateway->metrics, METRIC_WARNINGS,
                     METRIC_WARNING_COMPLETED_WITHOUT_OUTPUT, 0, 1);

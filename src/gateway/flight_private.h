@@ -1,5 +1,5 @@
-/* What flight.c (joining and leaving, from all workers) and flight_poll.c (the life of one flight, on
- * its own worker) share. */
+/* What flight.c (joining and leaving, from all workers) and flight_poll.c (the life of one flight,
+ * on its own worker) share. */
 #ifndef PODGATE_GATEWAY_FLIGHT_PRIVATE_H
 #define PODGATE_GATEWAY_FLIGHT_PRIVATE_H
 
@@ -27,8 +27,8 @@ struct flight_caller {
     uint64_t stale_ms;
     uint64_t wait_until_ms;
     bool asked; /* this caller's coming caused the request that is on its way */
-    /* For the way back to another worker: the letter lies in the caller, so that telling him needs no
-     * memory and can't fail. */
+    /* For the way back to another worker: the letter lies in the caller, so that telling him needs
+     * no memory and can't fail. */
     struct loop_letter letter;
     struct gateway *gateway;
     struct flight_answer *answer;
@@ -48,7 +48,8 @@ struct flight {
     struct upstream_exchange *exchange;
     struct flight_answer *building; /* of the exchange that is under way */
     bool discard; /* what is on its way was asked for before flight_forget(): it serves nobody */
-    bool settled; /* `building` is complete already: told at the next turn, never from within ask() */
+    bool settled; /* `building` is complete already: told at the next turn, never from within ask()
+                   */
     uint64_t asked_ms;
     uint64_t keep_ms; /* how long an answer may still be of use */
     struct route route;
@@ -61,8 +62,9 @@ struct flight {
 struct flights {
     struct gateway *gateway;
     struct table *table;
-    /* Letters of flight_forget() that other workers sent, and those that were read. While they differ
-     * no answer counts as fresh: a caller may have been told of a change that is still in the mail. */
+    /* Letters of flight_forget() that other workers sent, and those that were read. While they
+     * differ no answer counts as fresh: a caller may have been told of a change that is still in
+     * the mail. */
     _Atomic uint64_t forgets_sent;
     uint64_t forgets_read;
 };
@@ -72,8 +74,8 @@ struct flight_answer *flight_answer_create(void);
 struct flight_answer *flight_answer_ref(struct flight_answer *answer);
 bool flight_answer_is_good(const struct flight_answer *answer);
 
-/* Brings an answer (NULL: there was no memory for one) to one caller, by mail when he is another worker's. Takes the caller, which is on no
- * flight any more. */
+/* Brings an answer (NULL: there was no memory for one) to one caller, by mail when he is another
+ * worker's. Takes the caller, which is on no flight any more. */
 void flight_deliver_to(struct flights *flights, struct flight_caller *caller,
                        struct flight_answer *answer, enum flight_delivery delivery);
 
@@ -86,8 +88,8 @@ void flight_end(struct flight *flight);
 /* Sets its timer to the next moment at which something is due. */
 void flight_arm(struct flight *flight);
 
-/* Asks upstream for all callers, with these field lines of one of them. Never tells any of them before
- * it returns. */
+/* Asks upstream for all callers, with these field lines of one of them. Never tells any of them
+ * before it returns. */
 void flight_ask(struct flight *flight, struct view trace);
 
 /* Drops what is known, and what is being asked, which is asked anew. */

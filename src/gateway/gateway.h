@@ -57,7 +57,7 @@ struct gateway {
     struct key_hasher *hasher;
     struct http_date_cache date;
     uint64_t credential_told_ms; /* when the log last said that upstream refuses podgate's key */
-    uint64_t random_state[2]; /* for request ids: seeded by the kernel, unpredictable enough */
+    uint64_t random_state[2];    /* for request ids: seeded by the kernel, unpredictable enough */
 };
 
 #endif

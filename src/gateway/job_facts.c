@@ -17,8 +17,7 @@ void job_facts_note(struct request *request, const struct relay_facts *facts)
         metrics_add(request->gateway->metrics, METRIC_WARNINGS,
                     METRIC_WARNING_COMPLETED_WITHOUT_OUTPUT, 0, 1);
         if (request_has_caller(request)) {
-            builder_append(&request->reply,
-                           VIEW("Podgate-Warning: completed-without-output\r\n"));
+            builder_append(&request->reply, VIEW("Podgate-Warning: completed-without-output\r\n"));
         }
     }
 }

@@ -44,20 +44,17 @@ static const struct problem_text texts[PROBLEM_COUNT] = {
                                      "podgate must act."},
     [PROBLEM_UPSTREAM_ERROR] = {502, "upstream_error",
                                 "The upstream answered with an error that is not JSON."},
-    [PROBLEM_UPSTREAM_NOT_JSON] = {502, "upstream_not_json",
-                                   "The upstream's answer is not JSON."},
+    [PROBLEM_UPSTREAM_NOT_JSON] = {502, "upstream_not_json", "The upstream's answer is not JSON."},
     [PROBLEM_UPSTREAM_REDIRECT] = {502, "upstream_redirect",
                                    "The upstream answered with a redirect, which is not followed."},
     [PROBLEM_UPSTREAM_UNREACHABLE] = {502, "upstream_unreachable",
                                       "The upstream can't be reached."},
     [PROBLEM_UPSTREAM_TLS] = {502, "upstream_tls",
                               "The upstream's TLS certificate or handshake failed."},
-    [PROBLEM_UPSTREAM_BROKEN] = {502, "upstream_broken",
-                                 "The upstream's answer broke off."},
+    [PROBLEM_UPSTREAM_BROKEN] = {502, "upstream_broken", "The upstream's answer broke off."},
     [PROBLEM_UPSTREAM_MALFORMED] = {502, "upstream_malformed",
                                     "The upstream's answer breaks HTTP."},
-    [PROBLEM_UPSTREAM_TIMEOUT] = {504, "upstream_timeout",
-                                  "The upstream did not answer in time."},
+    [PROBLEM_UPSTREAM_TIMEOUT] = {504, "upstream_timeout", "The upstream did not answer in time."},
     [PROBLEM_UPSTREAM_BUSY] = {503, "upstream_busy",
                                "Too many requests wait for a connection to the upstream."},
     [PROBLEM_UPSTREAM_UNAVAILABLE] = {503, "upstream_unavailable",
@@ -78,24 +75,15 @@ const struct problem_text *problem_text(enum problem problem)
 enum problem problem_of_status(unsigned status)
 {
     switch (status) {
-    case 408:
-        return PROBLEM_REQUEST_TIMEOUT;
-    case 413:
-        return PROBLEM_BODY_TOO_LARGE;
-    case 414:
-        return PROBLEM_TARGET_TOO_LONG;
-    case 415:
-        return PROBLEM_CONTENT_ENCODING;
-    case 417:
-        return PROBLEM_EXPECTATION;
-    case 431:
-        return PROBLEM_FIELDS_TOO_LARGE;
-    case 501:
-        return PROBLEM_METHOD_UNKNOWN;
-    case 505:
-        return PROBLEM_VERSION;
-    default:
-        return PROBLEM_BAD_REQUEST;
+    case 408: return PROBLEM_REQUEST_TIMEOUT;
+    case 413: return PROBLEM_BODY_TOO_LARGE;
+    case 414: return PROBLEM_TARGET_TOO_LONG;
+    case 415: return PROBLEM_CONTENT_ENCODING;
+    case 417: return PROBLEM_EXPECTATION;
+    case 431: return PROBLEM_FIELDS_TOO_LARGE;
+    case 501: return PROBLEM_METHOD_UNKNOWN;
+    case 505: return PROBLEM_VERSION;
+    default: return PROBLEM_BAD_REQUEST;
     }
 }
 

@@ -1,5 +1,5 @@
-/* Every error that podgate itself makes, on one screen: its status, its code and its words. The table
- * in problem.c is the only place that knows them.
+/* Every error that podgate itself makes, on one screen: its status, its code and its words. The
+ * table in problem.c is the only place that knows them.
  */
 #ifndef PODGATE_GATEWAY_PROBLEM_H
 #define PODGATE_GATEWAY_PROBLEM_H
@@ -35,8 +35,8 @@ enum problem {
     PROBLEM_INVALID_JSON,
     PROBLEM_OVERLOADED,
     PROBLEM_UPSTREAM_CREDENTIAL,
-    PROBLEM_UPSTREAM_ERROR,       /* a 4xx or 5xx that isn't JSON */
-    PROBLEM_UPSTREAM_NOT_JSON,    /* a success that isn't JSON */
+    PROBLEM_UPSTREAM_ERROR,    /* a 4xx or 5xx that isn't JSON */
+    PROBLEM_UPSTREAM_NOT_JSON, /* a success that isn't JSON */
     PROBLEM_UPSTREAM_REDIRECT,
     PROBLEM_UPSTREAM_UNREACHABLE,
     PROBLEM_UPSTREAM_TLS,
@@ -62,8 +62,8 @@ const struct problem_text *problem_text(enum problem problem);
 /* The problem that stands for a status which the front decided (a bad head). */
 enum problem problem_of_status(unsigned status);
 
-/* Appends the JSON body of a problem; an empty `detail` takes the problem's own sentence. `status` 0
- * takes the problem's own. */
+/* Appends the JSON body of a problem; an empty `detail` takes the problem's own sentence. `status`
+ * 0 takes the problem's own. */
 void problem_append_body(struct builder *builder, enum problem problem, unsigned status,
                          struct view detail);
 

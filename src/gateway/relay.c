@@ -44,8 +44,7 @@ uint64_t relay_retry_after_s(const struct http_response_head *head, bool is_read
     uint64_t seconds = 1;
 
     /* The Python SDK obeys the field with any status that it tries again, 500 and 502 too. */
-    if (head->status < 400 ||
-        (head->status != 429 && head->status != 503 && text.length == 0)) {
+    if (head->status < 400 || (head->status != 429 && head->status != 503 && text.length == 0)) {
         return 0;
     }
     if (text.length > 0 && !view_parse_u64(text, 86400, &seconds)) {
@@ -139,7 +138,8 @@ static void refuse_not_json(struct request *request)
     unsigned status = request->upstream_status;
 
     if (request->plan->is_submit && (status >= 500 || status < 300 || status == 408)) {
-        metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0, 1);
+        metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0,
+                    1);
     }
     if (status >= 400 && status < 500) {
         request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, status, request->upstream_retry_after_s);
@@ -172,9 +172,10 @@ static void begin_collecting(struct request *request, const struct http_response
     struct gateway *gateway = request->gateway;
     uint64_t maximum = head->status < 400 ? request->config->retention.max_result_bytes
                                           : (uint64_t)ERROR_BODY_BYTES;
-    uint64_t capacity = head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum
-                            ? head->head.content_length + 1 /* as upstream_collect() wants */
-                            : (uint64_t)FIRST_ANSWER_BYTES;
+    uint64_t capacity =
+        head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum
+            ? head->head.content_length + 1 /* as upstream_collect() wants */
+            : (uint64_t)FIRST_ANSWER_BYTES;
 
     request->answer = body_create(gateway->shared->budget, (size_t)capacity);
     if (!request->answer) {
@@ -219,8 +220,9 @@ static bool hold_key_back(struct request *request, struct view *data, bool last,
         request->held = NULL;
     }
     mask_key(request, *data);
-    tail = last ? 0 : upstream_identity_tail(request->gateway->shared->identity, data->data,
-                                             data->length);
+    tail =
+        last ? 0
+             : upstream_identity_tail(request->gateway->shared->identity, data->data, data->length);
     if (tail > 0) {
         request->held = malloc(tail);
         if (!request->held) {
@@ -271,8 +273,8 @@ static void on_head(void *owner, struct upstream_exchange *exchange,
     request->timing = upstream_timing(exchange);
     request->upstream_status = head->status;
     request->upstream_retry_after_s = relay_retry_after_s(head, request->plan->is_read);
-    request->answer_has_length = head->head.framing == HTTP_BODY_LENGTH ||
-                                 head->head.framing == HTTP_BODY_NONE;
+    request->answer_has_length =
+        head->head.framing == HTTP_BODY_LENGTH || head->head.framing == HTTP_BODY_NONE;
     request->answer_length = head->head.content_length;
     metrics_add(gateway->metrics, METRIC_UPSTREAM_REQUESTS, request->route.operation,
                 metric_status_class(head->status), 1);
@@ -328,8 +330,7 @@ static void on_pause(void *owner, struct upstream_exchange *exchange)
 
 static void log_unknown_submit(const struct request *request, enum upstream_failure failure)
 {
-    struct log_line *line =
-        log_begin(request->gateway->log, LOG_LEVEL_WARNING, "submit_unknown");
+    struct log_line *line = log_begin(request->gateway->log, LOG_LEVEL_WARNING, "submit_unknown");
 
     log_text(line, "request_id", request->id);
     log_text(line, "team", request->ticket.key->team->name);
@@ -340,8 +341,8 @@ static void log_unknown_submit(const struct request *request, enum upstream_fail
     metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0, 1);
 }
 
-/* A success that broke off behind a complete top-level id: the job is known (docs/architecture.md), so
- * its caller gets the id, with the one state that promises nothing. */
+/* A success that broke off behind a complete top-level id: the job is known (docs/architecture.md),
+ * so its caller gets the id, with the one state that promises nothing. */
 static bool answer_with_id(struct request *request)
 {
     struct json_member members[] = {{.name = VIEW_INIT("id")}};
@@ -395,9 +396,9 @@ static void on_failure(void *owner, struct upstream_exchange *exchange,
             return;
         }
         log_unknown_submit(request, failure);
-        request_refuse(request,
-                       failure == UPSTREAM_TIMEOUT ? PROBLEM_SUBMIT_TIMEOUT : PROBLEM_SUBMIT_UNKNOWN,
-                       0);
+        request_refuse(
+            request, failure == UPSTREAM_TIMEOUT ? PROBLEM_SUBMIT_TIMEOUT : PROBLEM_SUBMIT_UNKNOWN,
+            0);
         return;
     }
     request_refuse_failure(request, failure);

@@ -25,16 +25,17 @@ MUST_CHECK bool relay_read_facts(struct view answer, struct relay_facts *facts);
 /* How an operation's exchange is to be treated. Literals; they outlive every request. */
 struct relay_plan {
     bool streaming; /* a success is passed on piece by piece, whatever its type */
-    bool is_submit; /* after its last byte went up, a failure leaves it unknown whether it counted */
-    bool is_read;   /* Retry-After is capped at 10 s */
+    bool
+        is_submit; /* after its last byte went up, a failure leaves it unknown whether it counted */
+    bool is_read;  /* Retry-After is capped at 10 s */
     enum upstream_resend resend;
     /* Looks at a whole JSON answer before it is sent; may append fields to the head. NULL: nobody
      * does. */
     void (*observe)(struct request *request, const struct relay_facts *facts);
 };
 
-/* Sends the request up as `method` to the target of `route`, with the request's own body, unless the
- * breaker forbids it; answers the caller in the end. `route` and `method` are used at once. */
+/* Sends the request up as `method` to the target of `route`, with the request's own body, unless
+ * the breaker forbids it; answers the caller in the end. `route` and `method` are used at once. */
 void relay_start(struct request *request, const struct relay_plan *plan, struct view method,
                  const struct route *route, const struct upstream_deadlines *deadlines);
 
@@ -45,12 +46,12 @@ bool relay_status_is_failure(unsigned status);
 void relay_report_failure(struct gateway *gateway, struct view endpoint,
                           enum upstream_failure failure);
 
-/* The Retry-After that a caller gets for an upstream's error: what `head` says, at most 10 for reads;
- * when it says nothing 1 for 429 and 503, else 0: none. In s. */
+/* The Retry-After that a caller gets for an upstream's error: what `head` says, at most 10 for
+ * reads; when it says nothing 1 for 429 and 503, else 0: none. In s. */
 uint64_t relay_retry_after_s(const struct http_response_head *head, bool is_read);
 
-/* Appends the fields of the upstream's head that come back, with `retry_after_s` in place of its own
- * Retry-After when not 0, and a Content-Type where it gave none. */
+/* Appends the fields of the upstream's head that come back, with `retry_after_s` in place of its
+ * own Retry-After when not 0, and a Content-Type where it gave none. */
 void relay_append_fields(struct builder *fields, const struct http_response_head *head,
                          unsigned scope, uint64_t retry_after_s);
 

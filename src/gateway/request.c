@@ -25,8 +25,7 @@ static const char *const work_names[] = {
 #define TO(state) (1u << (state))
 
 static const unsigned legal_work[] = {
-    [WORK_ADMITTING] =
-        TO(WORK_DELAYED) | TO(WORK_IN_FLIGHT) | TO(WORK_AT_UPSTREAM) | TO(WORK_DONE),
+    [WORK_ADMITTING] = TO(WORK_DELAYED) | TO(WORK_IN_FLIGHT) | TO(WORK_AT_UPSTREAM) | TO(WORK_DONE),
     [WORK_DELAYED] = TO(WORK_DONE),
     [WORK_IN_FLIGHT] = TO(WORK_AT_UPSTREAM) | TO(WORK_DONE),
     [WORK_AT_UPSTREAM] = TO(WORK_DONE),
@@ -211,11 +210,12 @@ static struct inbound *create_inbound(void *owner, struct connection *connection
             return NULL;
         }
     }
-    /* Everything behind the inbound and before the two storages at the end: those are written before
-     * they are read. */
+    /* Everything behind the inbound and before the two storages at the end: those are written
+     * before they are read. */
     memset((char *)request + sizeof request->inbound, 0,
            offsetof(struct request, sent_head_storage) - sizeof request->inbound);
-    builder_init(&request->sent_head, request->sent_head_storage, sizeof request->sent_head_storage);
+    builder_init(&request->sent_head, request->sent_head_storage,
+                 sizeof request->sent_head_storage);
     builder_init(&request->reply, request->reply_storage, sizeof request->reply_storage);
     request->gateway = gateway;
     request->handle = (struct request_handle){.gateway_index = (uint32_t)gateway->index,
@@ -325,8 +325,8 @@ static void take_id(struct request *request)
 
 /* ---- route ----------------------------------------------------------------------------------- */
 
-/* An absolute-form target is taken only when it names us: the Host that the caller wrote, which must
- * be the address that it reached us at, or localhost (RFC 9112 section 3.2.2). */
+/* An absolute-form target is taken only when it names us: the Host that the caller wrote, which
+ * must be the address that it reached us at, or localhost (RFC 9112 section 3.2.2). */
 static bool authority_is_ours(const struct request *request, struct view authority)
 {
     struct view host = http_head_value(&request->inbound.head.head, HTTP_FIELD_HOST);
@@ -385,11 +385,10 @@ static bool find_route(struct request *request)
         return false;
     }
     if (result != ROUTE_OK && request->delayed_problem == PROBLEM_BAD_REQUEST) {
-        enum problem problem = result == ROUTE_WAIT_BAD || result == ROUTE_WAIT_TWICE
-                                   ? PROBLEM_BAD_WAIT
-                               : result == ROUTE_TTL_BAD || result == ROUTE_TTL_TWICE
-                                   ? PROBLEM_BAD_TTL
-                                   : PROBLEM_BAD_QUERY;
+        enum problem problem =
+            result == ROUTE_WAIT_BAD || result == ROUTE_WAIT_TWICE ? PROBLEM_BAD_WAIT
+            : result == ROUTE_TTL_BAD || result == ROUTE_TTL_TWICE ? PROBLEM_BAD_TTL
+                                                                   : PROBLEM_BAD_QUERY;
 
         request->delayed_problem = problem;
     }
@@ -430,7 +429,8 @@ static bool delay_refusal(struct request *request, enum problem problem, uint64_
 {
     struct timeval delay = {(time_t)(delay_ms / 1000), (suseconds_t)(delay_ms % 1000 * 1000)};
 
-    request->delay_event = event_new(loop_base(request->gateway->loop), -1, 0, on_delay_over, request);
+    request->delay_event =
+        event_new(loop_base(request->gateway->loop), -1, 0, on_delay_over, request);
     if (!request->delay_event || event_add(request->delay_event, &delay) != 0) {
         return false;
     }
@@ -645,9 +645,9 @@ static void log_done(const struct request *request, uint64_t duration_us)
     }
     if (request->has_route && request->ticket.key) { /* a stranger writes nothing into the log */
         log_word(line, "endpoint", request->route.endpoint);
-        log_text(line, "job", request->job_length > 0
-                                  ? view_make(request->job_text, request->job_length)
-                                  : request->route.job);
+        log_text(line, "job",
+                 request->job_length > 0 ? view_make(request->job_text, request->job_length)
+                                         : request->route.job);
     }
     log_number(line, "status", request->status);
     log_word(line, "origin", view_of_string(request->origin));

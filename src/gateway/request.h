@@ -42,8 +42,8 @@ struct request;
 /* What an operation is to the life of a request. The table of all stands in operation_table.c. */
 struct operation {
     uint64_t body_maximum_bytes;
-    bool takes_json;  /* a body that isn't JSON is refused here */
-    bool survives_caller; /* the work goes on when the caller leaves */
+    bool takes_json;                        /* a body that isn't JSON is refused here */
+    bool survives_caller;                   /* the work goes on when the caller leaves */
     void (*start)(struct request *request); /* head and body are there: answer, or go to work */
     /* The caller left, or the process ends, while the work goes on: stop it. NULL: nothing to stop
      * besides the exchange. */
@@ -77,7 +77,7 @@ struct request {
     uint64_t upstream_retry_after_s;
     uint64_t answer_length; /* as announced */
     bool answer_has_length;
-    bool streaming; /* pieces go to the caller as they come */
+    bool streaming;      /* pieces go to the caller as they come */
     struct body *answer; /* collected from upstream; one reference */
     char *held;          /* the end of the last piece, which may be the beginning of the key */
     size_t held_length;
@@ -87,9 +87,9 @@ struct request {
 
     /* What the log line will say. */
     unsigned status;
-    const char *origin; /* "gateway" or "upstream" */
-    const char *cache;  /* "hit", "shared" or NULL */
-    const char *reason; /* a problem's code or an upstream failure; NULL */
+    const char *origin;               /* "gateway" or "upstream" */
+    const char *cache;                /* "hit", "shared" or NULL */
+    const char *reason;               /* a problem's code or an upstream failure; NULL */
     char job_text[REQUEST_JOB_BYTES]; /* of a submit: the id that upstream gave */
     size_t job_length;
     struct view job_state;
@@ -115,15 +115,15 @@ size_t request_pool_running(const struct request_pool *pool);
 /* The request that the handle names, or NULL when it is over. Its worker's thread. */
 struct request *request_find(struct gateway *gateway, struct request_handle handle);
 
-/* Moves the work side; the legal moves stand in request.c. When it is WORK_DONE and the caller's side
- * is done too, the request is finished: ticket back, log line, counters, graveyard. */
+/* Moves the work side; the legal moves stand in request.c. When it is WORK_DONE and the caller's
+ * side is done too, the request is finished: ticket back, log line, counters, graveyard. */
 void request_move_work(struct request *request, enum work_state work);
 
 /* The same for the caller's side. */
 void request_move_caller(struct request *request, enum caller_state caller);
 
-/* Answers with one of podgate's own errors, if somebody still waits for an answer, and ends the work;
- * an exchange that is still under way is aborted. `retry_after_s` 0: no Retry-After. */
+/* Answers with one of podgate's own errors, if somebody still waits for an answer, and ends the
+ * work; an exchange that is still under way is aborted. `retry_after_s` 0: no Retry-After. */
 void request_refuse(struct request *request, enum problem problem, uint64_t retry_after_s);
 
 /* The same with a sentence of its own in place of the problem's. */
@@ -143,8 +143,9 @@ bool request_has_caller(const struct request *request);
 /* Begins the head of an answer in `request->reply`: status line, Date, Via, X-Request-Id. */
 void request_begin_reply(struct request *request, unsigned status);
 
-/* Ends the head and sends it with a whole body: Content-Length, Connection where needed. `holder` is
- * the body that `data` lies in, or NULL. For HEAD the data stays here. Ends the caller's side. */
+/* Ends the head and sends it with a whole body: Content-Length, Connection where needed. `holder`
+ * is the body that `data` lies in, or NULL. For HEAD the data stays here. Ends the caller's side.
+ */
 void request_send_reply(struct request *request, struct view data, struct body *holder);
 
 /* Ends the head of an answer that comes in pieces. `length_known`: the head has a Content-Length
@@ -159,8 +160,8 @@ MUST_CHECK bool request_send_piece(struct request *request, struct view data, bo
 /* Breaks an answer off that can't be completed: the caller sees a broken connection. */
 void request_break_off(struct request *request);
 
-/* The fields that every head sent up gets: X-Request-Id, Via, traceparent and the rest by allow-list,
- * Content-Length of `body`. Begins `request->sent_head` with method and target. */
+/* The fields that every head sent up gets: X-Request-Id, Via, traceparent and the rest by
+ * allow-list, Content-Length of `body`. Begins `request->sent_head` with method and target. */
 void request_begin_sent_head(struct request *request, struct view method,
                              const struct route *route);
 

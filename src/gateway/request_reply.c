@@ -13,8 +13,8 @@
 enum {
     JOINED_BYTES = 256,
     TELL_OPERATOR_MS = 10000,
-    /* So much fits into the socket at once: the caller may be back with its next request before this
-     * one has ended here. Longer answers keep their place until they are sent. */
+    /* So much fits into the socket at once: the caller may be back with its next request before
+     * this one has ended here. Longer answers keep their place until they are sent. */
     EARLY_LEAVE_BYTES = 64 * 1024,
 };
 
@@ -71,8 +71,7 @@ static bool end_head(struct request *request)
     return !builder_failed(reply);
 }
 
-static void take_send_result(struct request *request, enum connection_send_result result,
-                             bool last)
+static void take_send_result(struct request *request, enum connection_send_result result, bool last)
 {
     if (result == CONNECTION_GONE) {
         metrics_add(request->gateway->metrics, METRIC_CALLER_HANGUPS, 0, 0, 1);
@@ -200,7 +199,8 @@ static void tell_operator(struct request *request)
     uint64_t now_ms = clock_mono_ms();
     struct log_line *line;
 
-    if (gateway->credential_told_ms != 0 && now_ms - gateway->credential_told_ms < TELL_OPERATOR_MS) {
+    if (gateway->credential_told_ms != 0 &&
+        now_ms - gateway->credential_told_ms < TELL_OPERATOR_MS) {
         return;
     }
     gateway->credential_told_ms = now_ms;
@@ -211,7 +211,7 @@ static void tell_operator(struct request *request)
 }
 
 static void reply_problem(struct request *request, enum problem problem, unsigned status,
-                           struct view detail, uint64_t retry_after_s)
+                          struct view detail, uint64_t retry_after_s)
 {
     const struct problem_text *text = problem_text(problem);
     char storage[512];
@@ -271,25 +271,18 @@ void request_refuse_as(struct request *request, enum problem problem, unsigned s
 static enum problem problem_of_failure(enum upstream_failure failure)
 {
     switch (failure) {
-    case UPSTREAM_BUSY:
-        return PROBLEM_UPSTREAM_BUSY;
-    case UPSTREAM_NO_MEMORY:
-        return PROBLEM_OVERLOADED;
+    case UPSTREAM_BUSY: return PROBLEM_UPSTREAM_BUSY;
+    case UPSTREAM_NO_MEMORY: return PROBLEM_OVERLOADED;
     case UPSTREAM_NAME_UNKNOWN:
     case UPSTREAM_REFUSED:
-    case UPSTREAM_PROXY:
-        return PROBLEM_UPSTREAM_UNREACHABLE;
-    case UPSTREAM_TLS:
-        return PROBLEM_UPSTREAM_TLS;
+    case UPSTREAM_PROXY: return PROBLEM_UPSTREAM_UNREACHABLE;
+    case UPSTREAM_TLS: return PROBLEM_UPSTREAM_TLS;
     case UPSTREAM_CONNECT_TIMEOUT:
-    case UPSTREAM_TIMEOUT:
-        return PROBLEM_UPSTREAM_TIMEOUT;
+    case UPSTREAM_TIMEOUT: return PROBLEM_UPSTREAM_TIMEOUT;
     case UPSTREAM_BROKEN:
-    case UPSTREAM_INCOMPLETE:
-        return PROBLEM_UPSTREAM_BROKEN;
+    case UPSTREAM_INCOMPLETE: return PROBLEM_UPSTREAM_BROKEN;
     case UPSTREAM_MALFORMED:
-    case UPSTREAM_ENCODED:
-        return PROBLEM_UPSTREAM_MALFORMED;
+    case UPSTREAM_ENCODED: return PROBLEM_UPSTREAM_MALFORMED;
     }
     return PROBLEM_UPSTREAM_BROKEN;
 }
@@ -303,8 +296,7 @@ void request_refuse_failure(struct request *request, enum upstream_failure failu
 
 /* ---- heads for the upstream ------------------------------------------------------------------ */
 
-void request_begin_sent_head(struct request *request, struct view method,
-                             const struct route *route)
+void request_begin_sent_head(struct request *request, struct view method, const struct route *route)
 {
     struct builder *head = &request->sent_head;
     unsigned scope = HTTP_FORWARD_ALWAYS;

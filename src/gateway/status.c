@@ -10,8 +10,8 @@
 
 enum { MINIMUM_WAIT_MS = 1000, MAXIMUM_WAIT_MS = 300000, DEFAULT_WAIT_MS = 90000 };
 
-/* For the requests that can't be shared: with ?ttl= a status changes what the upstream keeps, and the
- * endpoint `flash` is another one for each caller's fields. */
+/* For the requests that can't be shared: with ?ttl= a status changes what the upstream keeps, and
+ * the endpoint `flash` is another one for each caller's fields. */
 static const struct relay_plan alone_plan = {
     .is_read = true,
     .resend = UPSTREAM_RESEND_READ,
@@ -43,7 +43,8 @@ static uint64_t freshness_ms(const struct request *request)
     return config_find_endpoint(request->config, request->route.endpoint)->status_freshness_ms;
 }
 
-/* RFC 9211 section 2.4: whole seconds for which the answer is fresh yet, negative when it is not. */
+/* RFC 9211 section 2.4: whole seconds for which the answer is fresh yet, negative when it is not.
+ */
 static void append_ttl(struct request *request, uint64_t age_ms)
 {
     uint64_t fresh_ms = freshness_ms(request);
@@ -61,9 +62,7 @@ static void append_cache_status(struct request *request, const struct flight_ans
     uint64_t age_ms = clock_mono_ms() - answer->received_ms;
 
     switch (delivery) {
-    case FLIGHT_ASKED:
-        builder_append(reply, VIEW("Cache-Status: podgate; fwd=miss\r\n"));
-        return;
+    case FLIGHT_ASKED: builder_append(reply, VIEW("Cache-Status: podgate; fwd=miss\r\n")); return;
     case FLIGHT_SHARED:
         builder_append(reply, VIEW("Cache-Status: podgate; fwd=miss; collapsed\r\n"));
         request->cache = "shared";
@@ -129,8 +128,7 @@ static void answer_request(struct request *request, struct flight_answer *answer
         builder_append(&request->reply, view_make(answer->fields, answer->fields_length));
         append_cache_status(request, answer, delivery);
         if (answer->completed_without_output) {
-            builder_append(&request->reply,
-                           VIEW("Podgate-Warning: completed-without-output\r\n"));
+            builder_append(&request->reply, VIEW("Podgate-Warning: completed-without-output\r\n"));
         }
         request_send_reply(request, body_view(answer->body), answer->body);
     }

@@ -1,4 +1,5 @@
-/* The state of a job (/status, /status-sync) and of an endpoint (/health), by way of shared flights. */
+/* The state of a job (/status, /status-sync) and of an endpoint (/health), by way of shared
+ * flights. */
 #ifndef PODGATE_GATEWAY_STATUS_H
 #define PODGATE_GATEWAY_STATUS_H
 

@@ -4,8 +4,8 @@
 
 #include "gateway/request.h"
 
-/* Starts the operation on an admitted request. Without ?wait= the upstream is asked to hold for 8 s at
- * most, since the Python SDK gives up after 10 s and asks again, which would lose chunks. */
+/* Starts the operation on an admitted request. Without ?wait= the upstream is asked to hold for 8 s
+ * at most, since the Python SDK gives up after 10 s and asks again, which would lose chunks. */
 void stream_start(struct request *request);
 
 #endif

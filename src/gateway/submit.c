@@ -22,7 +22,8 @@ static void observe(struct request *request, const struct relay_facts *facts)
         return;
     }
     if (request->upstream_status >= 500 || request->upstream_status == 408) {
-        metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0, 1);
+        metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0,
+                    1);
     }
     job_facts_note(request, facts);
 }

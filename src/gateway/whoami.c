@@ -29,8 +29,8 @@ static void append_operations(struct builder *text, uint32_t operations)
     for (unsigned bit = 0; bit < CONFIG_OPERATIONS; bit++) {
         if (operations & (1u << bit)) {
             builder_append(text, first ? VIEW("\"") : VIEW(",\""));
-            builder_append(text,
-                           view_of_string(config_operation_text((enum config_operation)(1u << bit))));
+            builder_append(
+                text, view_of_string(config_operation_text((enum config_operation)(1u << bit))));
             builder_append_byte(text, '"');
             first = false;
         }
@@ -42,8 +42,8 @@ static void append_rates(struct builder *text, const struct config_key *key, uin
 {
     builder_append_byte(text, '[');
     for (size_t i = 0; i < key->rate_count; i++) {
-        uint64_t state = atomic_load_explicit(&key->state->limits[i].arrival_ns,
-                                              memory_order_relaxed);
+        uint64_t state =
+            atomic_load_explicit(&key->state->limits[i].arrival_ns, memory_order_relaxed);
 
         builder_append(text, i > 0 ? VIEW(",{\"burst\":") : VIEW("{\"burst\":"));
         builder_append_u64(text, key->rates[i].burst);
@@ -90,8 +90,7 @@ void whoami_start(struct request *request)
     builder_append(text, VIEW(",\"concurrency\":{\"limit\":"));
     builder_append_u64(text, key->concurrency);
     builder_append(text, VIEW(",\"in_flight\":"));
-    builder_append_u64(text,
-                       atomic_load_explicit(&key->state->in_flight, memory_order_relaxed));
+    builder_append_u64(text, atomic_load_explicit(&key->state->in_flight, memory_order_relaxed));
     builder_append(text, VIEW("}}"));
     if (builder_failed(text)) {
         request_refuse(request, PROBLEM_OVERLOADED, 1);

@@ -5,8 +5,8 @@
 #include "model/route.h"
 
 static const char *const operations[] = {
-    "run",    "runsync", "status", "status-sync", "stream", "cancel", "retry",
-    "purge-queue", "health",  "requests", "batch", "openai", "whoami", "none",
+    "run",         "runsync", "status",   "status-sync", "stream", "cancel", "retry",
+    "purge-queue", "health",  "requests", "batch",       "openai", "whoami", "none",
 };
 _Static_assert(ARRAY_LENGTH(operations) == ROUTE_OPERATION_COUNT + 1,
                "one label for each operation of the routes, and one for none");
@@ -16,9 +16,9 @@ static const char *const status_classes[METRIC_STATUS_CLASS_COUNT] = {
 };
 
 static const char *const refusals[METRIC_REFUSAL_COUNT] = {
-    "key_missing", "key_malformed", "key_unknown", "key_wrong",      "key_expired", "address",
-    "operation",   "endpoint",      "rate",        "concurrency",    "body_too_large",
-    "memory",      "breaker",
+    "key_missing",    "key_malformed", "key_unknown", "key_wrong", "key_expired",
+    "address",        "operation",     "endpoint",    "rate",      "concurrency",
+    "body_too_large", "memory",        "breaker",
 };
 
 static const char *const connection_refusals[METRIC_CONNECTION_REFUSAL_COUNT] = {
@@ -37,11 +37,14 @@ static const char *const parts[METRIC_PART_COUNT] = {"upstream"};
 
 /* In the order of enum upstream_failure; upstream.c has the assertion. */
 static const char *const upstream_faults[] = {
-    "busy",    "no_memory", "name_unknown", "refused",   "connect_timeout", "tls",
-    "proxy",   "broken",    "timeout",      "malformed", "incomplete",      "encoded",
+    "busy",  "no_memory", "name_unknown", "refused",   "connect_timeout", "tls",
+    "proxy", "broken",    "timeout",      "malformed", "incomplete",      "encoded",
 };
 
-#define LABEL(text, list) {.name = (text), .values = (list), .value_count = ARRAY_LENGTH(list)}
+#define LABEL(text, list)                                                                          \
+    {                                                                                              \
+        .name = (text), .values = (list), .value_count = ARRAY_LENGTH(list)                        \
+    }
 
 const struct metrics_family metric_catalogue[METRIC_COUNT] = {
     [METRIC_REQUESTS] = {.name = "podgate_requests_total",
@@ -94,7 +97,8 @@ const struct metrics_family metric_catalogue[METRIC_COUNT] = {
                                      .help = "Connections opened to the upstream.",
                                      .type = METRICS_COUNTER},
     [METRIC_UPSTREAM_CONNECTIONS_OPEN] = {.name = "podgate_upstream_connections_open",
-                                          .help = "Connections to the upstream, idle ones included.",
+                                          .help =
+                                              "Connections to the upstream, idle ones included.",
                                           .type = METRICS_GAUGE},
     [METRIC_UPSTREAM_RESENDS] = {.name = "podgate_upstream_resends_total",
                                  .help = "Requests sent a second time, which the upstream can't "

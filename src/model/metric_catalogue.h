@@ -26,10 +26,10 @@ enum metric {
     METRIC_UPSTREAM_CONNECTIONS_OPEN, /* gauge */
     METRIC_UPSTREAM_RESENDS,
     METRIC_BREAKER_OPENED,
-    METRIC_SHARED_ANSWERS,     /* operation: answers that needed no upstream request of their own */
-    METRIC_WAITING_CALLERS,    /* gauge: held in status-sync */
-    METRIC_WARNINGS,           /* enum metric_warning */
-    METRIC_KEY_MASKED,         /* the upstream echoed its key */
+    METRIC_SHARED_ANSWERS,  /* operation: answers that needed no upstream request of their own */
+    METRIC_WAITING_CALLERS, /* gauge: held in status-sync */
+    METRIC_WARNINGS,        /* enum metric_warning */
+    METRIC_KEY_MASKED,      /* the upstream echoed its key */
     METRIC_COUNT
 };
 

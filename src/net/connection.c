@@ -14,17 +14,22 @@
 /* The life of one caller's connection: what its bytes mean and when it ends. */
 
 static const char *const state_names[] = {
-    [CONNECTION_PROXY_HEAD] = "proxy_head", [CONNECTION_HANDSHAKE] = "handshake",
-    [CONNECTION_IDLE] = "idle",             [CONNECTION_HEAD] = "head",
-    [CONNECTION_BODY] = "body",             [CONNECTION_WAITING] = "waiting",
-    [CONNECTION_SENDING] = "sending",       [CONNECTION_LINGER] = "linger",
+    [CONNECTION_PROXY_HEAD] = "proxy_head",
+    [CONNECTION_HANDSHAKE] = "handshake",
+    [CONNECTION_IDLE] = "idle",
+    [CONNECTION_HEAD] = "head",
+    [CONNECTION_BODY] = "body",
+    [CONNECTION_WAITING] = "waiting",
+    [CONNECTION_SENDING] = "sending",
+    [CONNECTION_LINGER] = "linger",
     [CONNECTION_CLOSED] = "closed",
 };
 
 #define TO(state) (1u << (state))
 
 static const unsigned legal_moves[] = {
-    [CONNECTION_PROXY_HEAD] = TO(CONNECTION_HANDSHAKE) | TO(CONNECTION_IDLE) | TO(CONNECTION_CLOSED),
+    [CONNECTION_PROXY_HEAD] =
+        TO(CONNECTION_HANDSHAKE) | TO(CONNECTION_IDLE) | TO(CONNECTION_CLOSED),
     [CONNECTION_HANDSHAKE] = TO(CONNECTION_IDLE) | TO(CONNECTION_CLOSED),
     [CONNECTION_IDLE] = TO(CONNECTION_HANDSHAKE) | TO(CONNECTION_HEAD) | TO(CONNECTION_WAITING) |
                         TO(CONNECTION_CLOSED),
@@ -367,7 +372,8 @@ static void read_proxy_head(struct connection *connection)
     if (head.has_source) {
         if (connection_limits_move(front->limits, &connection->counted_peer, &head.source) !=
             CONNECTION_LIMITS_OK) {
-            metrics_add(front->metrics, METRIC_CONNECTIONS_REFUSED, METRIC_CONNECTION_ADDRESS, 0, 1);
+            metrics_add(front->metrics, METRIC_CONNECTIONS_REFUSED, METRIC_CONNECTION_ADDRESS, 0,
+                        1);
             connection_close(connection, false);
             return;
         }
@@ -449,22 +455,16 @@ void connection_on_deadline(struct connection *connection)
 {
     switch (connection->state) {
     case CONNECTION_HEAD:
-        connection_refuse_head(connection, 408, VIEW("The request head did not come whole in time."));
+        connection_refuse_head(connection, 408,
+                               VIEW("The request head did not come whole in time."));
         break;
-    case CONNECTION_BODY:
-        connection_refuse_body(connection, CONNECTION_BODY_SLOW);
-        break;
-    case CONNECTION_SENDING:
-        connection_close(connection, true);
-        break;
+    case CONNECTION_BODY: connection_refuse_body(connection, CONNECTION_BODY_SLOW); break;
+    case CONNECTION_SENDING: connection_close(connection, true); break;
     case CONNECTION_PROXY_HEAD:
     case CONNECTION_HANDSHAKE:
     case CONNECTION_IDLE:
-    case CONNECTION_LINGER:
-        connection_close(connection, false);
-        break;
+    case CONNECTION_LINGER: connection_close(connection, false); break;
     case CONNECTION_WAITING:
-    case CONNECTION_CLOSED:
-        break;
+    case CONNECTION_CLOSED: break;
     }
 }

@@ -41,7 +41,7 @@ enum { CONNECTION_INLINE_HEAD_BYTES = 1024 };
  * `head_bytes`. Owned by the layer above from create_inbound() on. */
 struct inbound {
     struct http_request_head head;
-    char *head_bytes; /* `inlined`, or on the heap when larger */
+    char *head_bytes;              /* `inlined`, or on the heap when larger */
     struct connection *connection; /* NULL once the caller is gone or has its whole answer */
     uint64_t received_bytes;       /* head and body */
     uint64_t sent_bytes;           /* all that the kernel took of the answer */
@@ -53,10 +53,10 @@ void inbound_clear(struct inbound *inbound);
 
 /* Why a body never came whole. */
 enum connection_body_fault {
-    CONNECTION_BODY_TOO_LARGE,  /* more than the handler allowed (only chunked can come to this) */
-    CONNECTION_BODY_MALFORMED,  /* bad chunk */
-    CONNECTION_BODY_SLOW,       /* silence, or less than 1 KiB/s */
-    CONNECTION_BODY_NO_MEMORY,  /* the budget for bodies is used up */
+    CONNECTION_BODY_TOO_LARGE, /* more than the handler allowed (only chunked can come to this) */
+    CONNECTION_BODY_MALFORMED, /* bad chunk */
+    CONNECTION_BODY_SLOW,      /* silence, or less than 1 KiB/s */
+    CONNECTION_BODY_NO_MEMORY, /* the budget for bodies is used up */
 };
 
 /* What the front asks of and tells the layer above. After on_hangup() or a last connection_send()
@@ -68,9 +68,8 @@ struct connection_handler {
     struct inbound *(*create_inbound)(void *owner, struct connection *connection);
     /* A valid head. Answer, or call connection_read_body(), body announced or not. */
     void (*on_head)(void *owner, struct inbound *inbound);
-    /* A head that ends the connection (RFC 9112), or that never came whole (408): answer `status` by
-     * connection_send() with `close`; `inbound->head` is
-     * not whole. `detail` is static text. */
+    /* A head that ends the connection (RFC 9112), or that never came whole (408): answer `status`
+     * by connection_send() with `close`; `inbound->head` is not whole. `detail` is static text. */
     void (*on_bad_head)(void *owner, struct inbound *inbound, unsigned status, struct view detail);
     /* The whole body; one reference passes to the handler. NULL when there is none. */
     void (*on_body)(void *owner, struct inbound *inbound, struct body *body);
@@ -98,8 +97,8 @@ void front_destroy(struct front *front);
 /* Adopts a newer configuration for time-outs and new connections. */
 void front_adopt(struct front *front, const struct config *config);
 
-/* Takes over an accepted descriptor, already counted in `limits`, as a connection. `peer` is copied;
- * `address` says whether TLS is spoken. A descriptor that can't be served is closed. */
+/* Takes over an accepted descriptor, already counted in `limits`, as a connection. `peer` is
+ * copied; `address` says whether TLS is spoken. A descriptor that can't be served is closed. */
 void front_accept(struct front *front, int descriptor, const struct sockaddr_storage *peer,
                   const struct config_address *address);
 

@@ -176,8 +176,7 @@ static struct holder *add_holder(struct shard *shard, struct view key)
     return holder;
 }
 
-static enum connection_limits_result take_address(struct connection_limits *limits,
-                                                  struct view key)
+static enum connection_limits_result take_address(struct connection_limits *limits, struct view key)
 {
     uint32_t maximum = atomic_load_explicit(&limits->maximum_per_address, memory_order_relaxed);
     struct shard *shard = shard_of(limits, key);

@@ -19,7 +19,8 @@ struct connection_limits;
 
 enum connection_limits_result {
     CONNECTION_LIMITS_OK,
-    CONNECTION_LIMITS_TOTAL,   /* memory.connections, or the cap, are open (or no memory to count one more) */
+    CONNECTION_LIMITS_TOTAL, /* memory.connections, or the cap, are open (or no memory to count one
+                                more) */
     CONNECTION_LIMITS_ADDRESS, /* the peer has memory.connections_per_address already */
 };
 
@@ -30,11 +31,12 @@ struct connection_limits *connection_limits_create(const struct config *config);
 /* Frees it. No connection is counted any more. NULL is allowed. */
 void connection_limits_destroy(struct connection_limits *limits);
 
-/* From now on the limits of a newer configuration hold; connections above them stay. Main thread. */
+/* From now on the limits of a newer configuration hold; connections above them stay. Main thread.
+ */
 void connection_limits_adopt(struct connection_limits *limits, const struct config *config);
 
-/* Never more than `maximum` in all from now on, whatever a configuration allows: what the process has
- * descriptors for. Main thread. */
+/* Never more than `maximum` in all from now on, whatever a configuration allows: what the process
+ * has descriptors for. Main thread. */
 void connection_limits_cap(struct connection_limits *limits, uint32_t maximum);
 
 /* Counts one more connection from `peer`, or says which limit forbids it. Unix peers and balancers

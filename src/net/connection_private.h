@@ -1,4 +1,5 @@
-/* What connection.c (life), connection_read.c (requests), connection_send.c (answers) and front.c (all of one worker) share. */
+/* What connection.c (life), connection_read.c (requests), connection_send.c (answers) and front.c
+ * (all of one worker) share. */
 #ifndef PODGATE_NET_CONNECTION_PRIVATE_H
 #define PODGATE_NET_CONNECTION_PRIVATE_H
 
@@ -43,8 +44,8 @@ struct connection {
     struct connection *next;
     struct connection *previous;
     struct loop_grave grave;
-    struct event read_event;  /* persistent, registered from the first to the last moment */
-    struct event write_event; /* only while something waits for the socket */
+    struct event read_event;   /* persistent, registered from the first to the last moment */
+    struct event write_event;  /* only while something waits for the socket */
     struct event closed_event; /* only while `reading_paused`: a hang-up must still be seen */
     struct sockaddr_storage peer;
     struct sockaddr_storage counted_peer; /* as counted in the limits, before any PROXY head */
@@ -55,10 +56,11 @@ struct connection {
     bool close_after; /* no further request */
     bool body_unread; /* the caller announced a body that nobody took */
     bool body_too_slow;
-    bool body_skippable; /* unread, but all of it is here: it is passed over, the connection goes on */
-    bool body_wanted; /* connection_read_body() was called */
-    bool answered;    /* the first part of the answer was given */
-    bool last_given;  /* so was the last one */
+    bool body_skippable; /* unread, but all of it is here: it is passed over, the connection goes on
+                          */
+    bool body_wanted;    /* connection_read_body() was called */
+    bool answered;       /* the first part of the answer was given */
+    bool last_given;     /* so was the last one */
     uint64_t deadline_ms; /* of clock_mono_ms(); 0: none */
     struct inbound *inbound;
 

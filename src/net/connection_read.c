@@ -222,8 +222,7 @@ static size_t take_chunked_body(struct connection *connection, const char *data,
         struct view bytes = {NULL, 0};
 
         switch (http_chunked_next(&connection->chunked, &input, &bytes)) {
-        case HTTP_CHUNKED_MORE:
-            return length;
+        case HTTP_CHUNKED_MORE: return length;
         case HTTP_CHUNKED_DATA:
             if (bytes.length > connection->body_maximum - body_view(connection->body).length) {
                 connection_refuse_body(connection, CONNECTION_BODY_TOO_LARGE);

@@ -81,8 +81,8 @@ enum connection_send_result connection_flush(struct connection *connection)
         enum transport_result result;
 
         if (pending > 0) {
-            parts[part_count++] = (struct iovec){connection->pending + connection->pending_offset,
-                                                 pending};
+            parts[part_count++] =
+                (struct iovec){connection->pending + connection->pending_offset, pending};
         }
         if (connection->holder_rest.length > 0) {
             union {
@@ -113,8 +113,8 @@ enum connection_send_result connection_flush(struct connection *connection)
     return CONNECTION_SENT;
 }
 
-/* Keeps what of `parts` lies behind the `sent` bytes. The data part may be kept by reference when it
- * is the last one, since then nothing has to be copied behind it. */
+/* Keeps what of `parts` lies behind the `sent` bytes. The data part may be kept by reference when
+ * it is the last one, since then nothing has to be copied behind it. */
 static bool keep_rest(struct connection *connection, const struct iovec *parts, int part_count,
                       size_t sent, const struct connection_part *part)
 {
@@ -186,8 +186,8 @@ static int gather(const struct connection_part *part, struct iovec *parts,
     return part_count;
 }
 
-/* Bytes are waiting already (the layer above went on sending in spite of CONNECTION_BLOCKED): put the
- * new ones behind them, in order. */
+/* Bytes are waiting already (the layer above went on sending in spite of CONNECTION_BLOCKED): put
+ * the new ones behind them, in order. */
 static enum connection_send_result send_behind(struct connection *connection,
                                                const struct iovec *parts, int part_count)
 {
@@ -245,8 +245,8 @@ enum connection_send_result connection_send(struct connection *connection,
 {
     enum connection_send_result result;
 
-    connection->close_after = connection->close_after || part->close ||
-                              part->framing == CONNECTION_UNTIL_CLOSE;
+    connection->close_after =
+        connection->close_after || part->close || part->framing == CONNECTION_UNTIL_CLOSE;
     if (!connection->answered) {
         connection->answered = true;
         connection_move(connection, CONNECTION_SENDING);
@@ -279,13 +279,9 @@ void connection_on_writable(evutil_socket_t descriptor, short what, void *argume
         return;
     }
     switch (connection_flush(connection)) {
-    case CONNECTION_BLOCKED:
-        return;
-    case CONNECTION_GONE:
-        connection_close(connection, true);
-        return;
-    case CONNECTION_SENT:
-        break;
+    case CONNECTION_BLOCKED: return;
+    case CONNECTION_GONE: connection_close(connection, true); return;
+    case CONNECTION_SENT: break;
     }
     connection->deadline_ms = 0;
     if (connection->last_given) {

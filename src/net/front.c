@@ -123,7 +123,8 @@ void front_accept(struct front *front, int descriptor, const struct sockaddr_sto
     connection->peer = *peer;
     connection->counted_peer = *peer;
     connection->address = address;
-    connection->state = speaks_proxy_protocol(front, peer) ? CONNECTION_PROXY_HEAD : CONNECTION_IDLE;
+    connection->state =
+        speaks_proxy_protocol(front, peer) ? CONNECTION_PROXY_HEAD : CONNECTION_IDLE;
     connection->next = front->connections;
     if (connection->next) {
         connection->next->previous = connection;
@@ -142,9 +143,9 @@ void front_accept(struct front *front, int descriptor, const struct sockaddr_sto
     }
 }
 
-/* A request may be on its way on each idle connection, or lie in the socket already, and closing would
- * answer it by a reset. So they are kept a moment longer: who sends something meanwhile is answered
- * and told "Connection: close". */
+/* A request may be on its way on each idle connection, or lie in the socket already, and closing
+ * would answer it by a reset. So they are kept a moment longer: who sends something meanwhile is
+ * answered and told "Connection: close". */
 void front_drain(struct front *front)
 {
     uint64_t end_ms = clock_mono_ms() + CONNECTION_DRAIN_IDLE_MS;

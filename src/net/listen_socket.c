@@ -19,28 +19,23 @@ static const char *advice(int error, const struct config_address *address)
 
     switch (error) {
     case EADDRINUSE:
-        return is_unix ? "another process answers on this socket; stop it or choose another path"
-                       : "another process listens there (`ss -ltnp` shows which); stop it or choose "
-                         "another port";
+        return is_unix
+                   ? "another process answers on this socket; stop it or choose another path"
+                   : "another process listens there (`ss -ltnp` shows which); stop it or choose "
+                     "another port";
     case EACCES:
     case EPERM:
-        return is_unix ? "podgate's user may not write to this directory"
-                       : "ports below 1024 need systemd's socket unit, CAP_NET_BIND_SERVICE or root";
-    case EADDRNOTAVAIL:
-        return "no interface of this machine has this address";
-    case EAFNOSUPPORT:
-        return "this machine has no such addresses (is IPv6 switched off?)";
-    case ENOENT:
-        return "the directory must be there before podgate starts";
-    case ENOTSOCK:
-        return "a file that is not a socket is there; remove it or choose another path";
-    case ENAMETOOLONG:
-        return "the path of a Unix socket has 107 bytes at the most";
+        return is_unix
+                   ? "podgate's user may not write to this directory"
+                   : "ports below 1024 need systemd's socket unit, CAP_NET_BIND_SERVICE or root";
+    case EADDRNOTAVAIL: return "no interface of this machine has this address";
+    case EAFNOSUPPORT: return "this machine has no such addresses (is IPv6 switched off?)";
+    case ENOENT: return "the directory must be there before podgate starts";
+    case ENOTSOCK: return "a file that is not a socket is there; remove it or choose another path";
+    case ENAMETOOLONG: return "the path of a Unix socket has 107 bytes at the most";
     case EMFILE:
-    case ENFILE:
-        return "too many descriptors are open; raise LimitNOFILE (ulimit -n)";
-    default:
-        return "the system refused";
+    case ENFILE: return "too many descriptors are open; raise LimitNOFILE (ulimit -n)";
+    default: return "the system refused";
     }
 }
 
@@ -73,8 +68,7 @@ static bool set_option(int descriptor, int level, int option)
 static int bind_tcp(const struct config_address *address, bool share_port)
 {
     const struct sockaddr *wanted = (const struct sockaddr *)&address->address;
-    int descriptor =
-        socket(wanted->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int descriptor = socket(wanted->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int error;
 
     if (descriptor < 0) {
@@ -97,7 +91,8 @@ static bool finish(struct listen_socket *self)
 {
     self->bound_length = sizeof self->bound;
     /* The name first: a file that can't be listened on is taken away by it. */
-    return getsockname(self->descriptor, (struct sockaddr *)&self->bound, &self->bound_length) == 0 &&
+    return getsockname(self->descriptor, (struct sockaddr *)&self->bound, &self->bound_length) ==
+               0 &&
            listen(self->descriptor, BACKLOG) == 0;
 }
 
@@ -150,8 +145,7 @@ static bool remove_stale_file(const struct sockaddr_un *address)
     return errno == 0 && (unlink(address->sun_path) == 0 || errno == ENOENT);
 }
 
-static bool open_unix(struct listen_socket *self, const struct config_address *address,
-                      mode_t mode)
+static bool open_unix(struct listen_socket *self, const struct config_address *address, mode_t mode)
 {
     struct sockaddr_un wanted;
     struct stat status;
@@ -167,7 +161,8 @@ static bool open_unix(struct listen_socket *self, const struct config_address *a
     }
     /* By the umask, so that there is no moment in which the file has wider rights. */
     before = umask((mode_t)(~mode & 0777));
-    error = bind(self->descriptor, (const struct sockaddr *)&wanted, sizeof wanted) == 0 ? 0 : errno;
+    error =
+        bind(self->descriptor, (const struct sockaddr *)&wanted, sizeof wanted) == 0 ? 0 : errno;
     umask(before);
     errno = error;
     if (error != 0 || lstat(wanted.sun_path, &status) != 0) {
@@ -215,8 +210,8 @@ bool listen_socket_open(struct listen_socket *self, const struct config_address 
     return true;
 }
 
-bool listen_socket_probe(const struct config_address *address,
-                         const struct listen_socket_how *how, char **problem)
+bool listen_socket_probe(const struct config_address *address, const struct listen_socket_how *how,
+                         char **problem)
 {
     int descriptor;
 

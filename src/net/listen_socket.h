@@ -33,8 +33,8 @@ struct listen_socket_how {
 
 /* Binds and listens; the socket is non-blocking and close-on-exec. IPv6 sockets take IPv6 only. A
  * Unix socket's file that nobody answers on is replaced. False with `*problem` on heap memory (NULL
- * without any), such as `listen "127.0.0.1:80": Permission denied: ports below 1024 need ...`, which
- * the caller frees. Main thread (it sets the umask for a moment). */
+ * without any), such as `listen "127.0.0.1:80": Permission denied: ports below 1024 need ...`,
+ * which the caller frees. Main thread (it sets the umask for a moment). */
 MUST_CHECK bool listen_socket_open(struct listen_socket *socket,
                                    const struct config_address *address,
                                    const struct listen_socket_how *how, char **problem);
@@ -44,7 +44,8 @@ MUST_CHECK bool listen_socket_open(struct listen_socket *socket,
 MUST_CHECK bool listen_socket_probe(const struct config_address *address,
                                     const struct listen_socket_how *how, char **problem);
 
-/* Closes the socket, and takes its file away if it is still the one that was made. Twice is allowed. */
+/* Closes the socket, and takes its file away if it is still the one that was made. Twice is
+ * allowed. */
 void listen_socket_close(struct listen_socket *socket);
 
 #endif

@@ -76,17 +76,10 @@ struct listener {
 static void count_refusal(struct listener *listener, enum metric_connection_refusal why)
 {
     switch (why) {
-    case METRIC_CONNECTION_TOTAL:
-        listener->counts.refused_total++;
-        break;
-    case METRIC_CONNECTION_ADDRESS:
-        listener->counts.refused_address++;
-        break;
-    case METRIC_CONNECTION_DESCRIPTORS:
-        listener->counts.refused_descriptors++;
-        break;
-    case METRIC_CONNECTION_REFUSAL_COUNT:
-        break;
+    case METRIC_CONNECTION_TOTAL: listener->counts.refused_total++; break;
+    case METRIC_CONNECTION_ADDRESS: listener->counts.refused_address++; break;
+    case METRIC_CONNECTION_DESCRIPTORS: listener->counts.refused_descriptors++; break;
+    case METRIC_CONNECTION_REFUSAL_COUNT: break;
     }
     if (listener->options.metrics) {
         metrics_add(listener->options.metrics, METRIC_CONNECTIONS_REFUSED, why, 0, 1);
@@ -164,8 +157,7 @@ static bool make_answer(struct listener *listener)
     return listener->answer != NULL;
 }
 
-static void refuse(struct listener *listener, const struct config_address *address,
-                   int descriptor)
+static void refuse(struct listener *listener, const struct config_address *address, int descriptor)
 {
     char scratch[4096];
     size_t drained = 0;
@@ -241,8 +233,8 @@ static void hold_reserve(struct listener *listener)
     }
 }
 
-/* The reserve's place serves to tell one waiting caller, instead of leaving all in the dark. Another
- * thread may be quicker to take the place; then nobody is told this time. */
+/* The reserve's place serves to tell one waiting caller, instead of leaving all in the dark.
+ * Another thread may be quicker to take the place; then nobody is told this time. */
 static void refuse_by_reserve(struct acceptor *acceptor)
 {
     struct listener *listener = acceptor->listener;
@@ -340,9 +332,9 @@ static void take_caller(struct acceptor *acceptor, int descriptor, struct sockad
  * nothing about the next one. */
 static bool concerns_one_caller(int error)
 {
-    static const int errors[] = {EINTR,        ECONNABORTED, EPERM,    EPROTO,      ENOPROTOOPT,
-                                 EHOSTDOWN,    ENONET,       ENETDOWN, EHOSTUNREACH, EOPNOTSUPP,
-                                 ENETUNREACH, ETIMEDOUT};
+    static const int errors[] = {EINTR,        ECONNABORTED, EPERM,       EPROTO,
+                                 ENOPROTOOPT,  EHOSTDOWN,    ENONET,      ENETDOWN,
+                                 EHOSTUNREACH, EOPNOTSUPP,   ENETUNREACH, ETIMEDOUT};
 
     for (size_t i = 0; i < ARRAY_LENGTH(errors); i++) {
         if (errors[i] == error) {
@@ -360,11 +352,10 @@ static bool accept_batch(struct acceptor *acceptor)
     for (int i = 0; i < ACCEPT_BATCH; i++) {
         struct sockaddr_storage peer = {0};
         socklen_t length = sizeof peer;
-        int descriptor =
-            FAULT_POINT("listener.accept")
-                ? -1
-                : accept4(acceptor->descriptor, (struct sockaddr *)&peer, &length,
-                          SOCK_NONBLOCK | SOCK_CLOEXEC);
+        int descriptor = FAULT_POINT("listener.accept")
+                             ? -1
+                             : accept4(acceptor->descriptor, (struct sockaddr *)&peer, &length,
+                                       SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (descriptor >= 0) {
             take_caller(acceptor, descriptor, &peer);
@@ -429,8 +420,7 @@ struct listener *listener_start(struct listener_set *set, size_t worker,
                                 const struct listener_options *options)
 {
     size_t count = listener_set_count(set);
-    struct listener *listener =
-        calloc(1, sizeof *listener + count * sizeof listener->acceptors[0]);
+    struct listener *listener = calloc(1, sizeof *listener + count * sizeof listener->acceptors[0]);
     bool started;
 
     if (!listener) {

@@ -22,8 +22,8 @@
 
 /* A caller has come: `descriptor` is non-blocking, close-on-exec, counted in the limits, and from
  * now on the owner's, who calls connection_limits_release() with `peer` after closing it. `peer` is
- * valid during the call; IPv4 that came in over IPv6 is plain IPv4. `address` is the listen entry and
- * lives as long as the set. Called on the listener's loop. */
+ * valid during the call; IPv4 that came in over IPv6 is plain IPv4. `address` is the listen entry
+ * and lives as long as the set. Called on the listener's loop. */
 typedef void listener_accepted(void *owner, int descriptor, const struct sockaddr_storage *peer,
                                const struct config_address *address);
 
@@ -41,12 +41,14 @@ struct listener_options {
 struct listener;
 
 /* Starts to accept for worker `worker` (0..workers-1; once each). Callers above a limit get 503 and
- * are closed (behind TLS they are only closed). When descriptors run out, one waiting caller gets 503 by a reserve, then the listener
- * pauses, and tries again after 100 ms or at listener_retry(). NULL without memory or descriptors. */
+ * are closed (behind TLS they are only closed). When descriptors run out, one waiting caller gets
+ * 503 by a reserve, then the listener pauses, and tries again after 100 ms or at listener_retry().
+ * NULL without memory or descriptors. */
 MUST_CHECK struct listener *listener_start(struct listener_set *set, size_t worker,
                                            const struct listener_options *options);
 
-/* Stops accepting until listener_resume(); who connects waits in the kernel. For memory pressure. */
+/* Stops accepting until listener_resume(); who connects waits in the kernel. For memory pressure.
+ */
 void listener_pause(struct listener *listener);
 
 /* Accepts again after listener_pause(). */

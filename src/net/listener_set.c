@@ -24,7 +24,7 @@ struct listening {
     struct listen_socket *sockets;
     size_t socket_count;
     bool shared;
-    bool passed; /* by systemd, which holds it too */
+    bool passed;          /* by systemd, which holds it too */
     _Atomic size_t users; /* workers that have not left a shared socket */
 };
 
@@ -195,9 +195,10 @@ void listener_set_leave(struct listener_set *set, size_t index, size_t worker)
     if (!entry->shared) {
         listen_socket_close(&entry->sockets[worker]);
     } else if (entry->passed) {
-        /* To the end: libevent's changelist tells epoll of a removed event only at the next turn, and
-         * a descriptor that is closed by then, while another process holds its socket, could never be
-         * removed from the epoll set any more. The loop would spin on each caller that comes. */
+        /* To the end: libevent's changelist tells epoll of a removed event only at the next turn,
+         * and a descriptor that is closed by then, while another process holds its socket, could
+         * never be removed from the epoll set any more. The loop would spin on each caller that
+         * comes. */
         return;
     } else if (atomic_fetch_sub(&entry->users, 1) == 1) {
         listen_socket_close(&entry->sockets[0]);

@@ -1,5 +1,5 @@
-/* All listening sockets of the process, opened at once before any worker runs, so that a busy port is
- * found at start: TCP sockets one per worker (SO_REUSEPORT), Unix sockets and those that systemd
+/* All listening sockets of the process, opened at once before any worker runs, so that a busy port
+ * is found at start: TCP sockets one per worker (SO_REUSEPORT), Unix sockets and those that systemd
  * passed once for all workers.
  *
  *     struct listener_set *set = listener_set_create(config, workers, &passed, &problem);
@@ -50,8 +50,8 @@ int listener_set_descriptor(const struct listener_set *set, size_t index, size_t
  * waits in it. For listener.c. */
 bool listener_set_is_own(const struct listener_set *set, size_t index);
 
-/* `worker` accepts no more on entry `index`: the socket is closed when nobody else does, unless it was
- * passed in. For listener.c; once a worker and entry, on the worker's thread. */
+/* `worker` accepts no more on entry `index`: the socket is closed when nobody else does, unless it
+ * was passed in. For listener.c; once a worker and entry, on the worker's thread. */
 void listener_set_leave(struct listener_set *set, size_t index, size_t worker);
 
 #endif

@@ -161,19 +161,11 @@ static bool parse_v2_block(unsigned family, struct view block, struct proxy_prot
     size_t length;
 
     switch (family) {
-    case 0x00: /* AF_UNSPEC: the whole block is ignored */
-        return true;
-    case 0x11:
-        length = BLOCK_IPV4;
-        break;
-    case 0x21:
-        length = BLOCK_IPV6;
-        break;
-    case 0x31:
-        length = BLOCK_UNIX;
-        break;
-    default:
-        return false;
+    case 0x00: /* AF_UNSPEC: the whole block is ignored */ return true;
+    case 0x11: length = BLOCK_IPV4; break;
+    case 0x21: length = BLOCK_IPV6; break;
+    case 0x31: length = BLOCK_UNIX; break;
+    default: return false;
     }
     if (block.length < length || !skip_tlvs(view_skip(block, length))) {
         return false;
@@ -223,8 +215,7 @@ static enum proxy_protocol_result parse_v2(struct view bytes, struct proxy_proto
     return PROXY_PROTOCOL_OK;
 }
 
-enum proxy_protocol_result proxy_protocol_parse(struct view bytes,
-                                                struct proxy_protocol_head *head)
+enum proxy_protocol_result proxy_protocol_parse(struct view bytes, struct proxy_protocol_head *head)
 {
     *head = (struct proxy_protocol_head){0};
     if (bytes.length == 0) {

@@ -1,6 +1,6 @@
 /* The head by which a load balancer says whose connection it passes on: PROXY protocol, versions 1
- * (text) and 2 (binary), as HAProxy's doc/proxy-protocol.txt states it. Read strictly, since callers'
- * addresses decide what they may do. A pure function: no socket, no memory.
+ * (text) and 2 (binary), as HAProxy's doc/proxy-protocol.txt states it. Read strictly, since
+ * callers' addresses decide what they may do. A pure function: no socket, no memory.
  *
  *     switch (proxy_protocol_parse(bytes, &head)) {
  *     case PROXY_PROTOCOL_INCOMPLETE: ... ask again with the same bytes and more behind them
@@ -31,9 +31,10 @@ enum proxy_protocol_result { PROXY_PROTOCOL_OK, PROXY_PROTOCOL_INCOMPLETE, PROXY
 /* What a head says. */
 struct proxy_protocol_head {
     size_t used_bytes; /* length of the head */
-    bool has_source;   /* false (UNKNOWN, LOCAL, AF_UNSPEC): the connection's own peer is the caller,
-                        * such as a balancer that probes */
-    struct sockaddr_storage source; /* AF_INET or AF_INET6 with the port, or AF_UNIX without a path */
+    bool has_source; /* false (UNKNOWN, LOCAL, AF_UNSPEC): the connection's own peer is the caller,
+                      * such as a balancer that probes */
+    struct sockaddr_storage
+        source; /* AF_INET or AF_INET6 with the port, or AF_UNIX without a path */
 };
 
 /* Reads the head at the start of `bytes`. `head` is filled in when the result is PROXY_PROTOCOL_OK.

@@ -89,8 +89,8 @@ static int compare_addresses(const void *left, const void *right)
     return memcmp(left, right, 16);
 }
 
-/* Takes up what was found, the families in turn. Sorted, so that the order doesn't change with every
- * answer of a server that rotates them: the pool remembers which place in it worked. */
+/* Takes up what was found, the families in turn. Sorted, so that the order doesn't change with
+ * every answer of a server that rotates them: the pool remembers which place in it worked. */
 static void publish(struct resolver *resolver, struct found *ipv4, struct found *ipv6)
 {
     size_t count = 0;
@@ -278,8 +278,8 @@ static void on_answer(int result, char type, int count, UNUSED int ttl, void *ad
         size_t width = type == DNS_IPv6_AAAA ? 16 : 4;
 
         for (int i = 0; i < count; i++) {
-            add_found(width == 16 ? &question->ipv6 : &question->ipv4,
-                      bytes + (size_t)i * width, width);
+            add_found(width == 16 ? &question->ipv6 : &question->ipv4, bytes + (size_t)i * width,
+                      width);
         }
     } else if (question->error == 0) {
         question->error = result;
@@ -347,10 +347,10 @@ static void start_question(struct resolver *resolver)
     }
     question->halves[0].question = question;
     question->halves[1].question = question;
-    question->halves[0].request = evdns_base_resolve_ipv6(question->dns, resolver->host, 0,
-                                                          on_answer, &question->halves[0]);
-    question->halves[1].request = evdns_base_resolve_ipv4(question->dns, resolver->host, 0,
-                                                          on_answer, &question->halves[1]);
+    question->halves[0].request =
+        evdns_base_resolve_ipv6(question->dns, resolver->host, 0, on_answer, &question->halves[0]);
+    question->halves[1].request =
+        evdns_base_resolve_ipv4(question->dns, resolver->host, 0, on_answer, &question->halves[1]);
     if (!is_outstanding(question)) {
         free_question(question);
         return;
@@ -489,8 +489,8 @@ const struct sockaddr *resolver_address(const struct resolver *resolver, size_t 
 {
     const struct sockaddr_storage *address = &resolver->addresses[index];
 
-    *length = address->ss_family == AF_INET ? sizeof(struct sockaddr_in)
-                                            : sizeof(struct sockaddr_in6);
+    *length =
+        address->ss_family == AF_INET ? sizeof(struct sockaddr_in) : sizeof(struct sockaddr_in6);
     return (const struct sockaddr *)address;
 }
 

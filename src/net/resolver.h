@@ -36,8 +36,8 @@ struct resolver;
  * or failed. */
 typedef void resolver_changed(void *argument);
 
-/* A resolver on `loop`, for its thread only; it asks at once unless the host is an address. `log` may
- * be NULL. NULL without memory or descriptors. */
+/* A resolver on `loop`, for its thread only; it asks at once unless the host is an address. `log`
+ * may be NULL. NULL without memory or descriptors. */
 struct resolver *resolver_create(struct loop *loop, const struct resolver_settings *settings,
                                  resolver_changed *on_changed, void *argument,
                                  struct log_ring *log);

@@ -93,8 +93,8 @@ static bool add_flags(int descriptor)
 
 bool socket_passing_take(struct socket_passing *passed, const char **problem)
 {
-    if (!socket_passing_parse(getenv("LISTEN_PID"), getenv("LISTEN_FDS"),
-                              getenv("LISTEN_FDNAMES"), getpid(), passed, problem)) {
+    if (!socket_passing_parse(getenv("LISTEN_PID"), getenv("LISTEN_FDS"), getenv("LISTEN_FDNAMES"),
+                              getpid(), passed, problem)) {
         return false;
     }
     unsetenv("LISTEN_PID");

@@ -45,10 +45,12 @@ MUST_CHECK bool socket_passing_parse(const char *pid_text, const char *count_tex
 
 /* Reads the environment, removes it there (children must not believe in it), and makes the sockets
  * close-on-exec and non-blocking. False, with `*problem` a literal, for texts that contradict each
- * other or a descriptor that is no listening stream socket. Main thread, before there are others. */
+ * other or a descriptor that is no listening stream socket. Main thread, before there are others.
+ */
 MUST_CHECK bool socket_passing_take(struct socket_passing *passed, const char **problem);
 
-/* The descriptor of the unclaimed socket with this name, which is the caller's from now on; or -1. */
+/* The descriptor of the unclaimed socket with this name, which is the caller's from now on; or -1.
+ */
 int socket_passing_claim_name(struct socket_passing *passed, struct view name);
 
 /* The same for the one bound to this address. An exact match wins; else one on the wildcard address

@@ -203,8 +203,7 @@ static struct view view_of_asn1(const ASN1_STRING *string)
 static bool add_certificate_names(struct tls_server *server, size_t context)
 {
     X509 *certificate = SSL_CTX_get0_certificate(server->contexts[context]);
-    GENERAL_NAMES *alternatives =
-        X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
+    GENERAL_NAMES *alternatives = X509_get_ext_d2i(certificate, NID_subject_alt_name, NULL, NULL);
     bool is_added = true;
     int found = 0;
 
@@ -222,9 +221,9 @@ static bool add_certificate_names(struct tls_server *server, size_t context)
         int position = X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
 
         if (position >= 0) {
-            is_added = add_name(server, context,
-                                view_of_asn1(X509_NAME_ENTRY_get_data(
-                                    X509_NAME_get_entry(subject, position))));
+            is_added = add_name(
+                server, context,
+                view_of_asn1(X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, position))));
         }
     }
     return is_added;
@@ -431,8 +430,7 @@ struct tls_client *tls_client_create(const struct config_upstream *upstream, cha
         tls_client_destroy(client);
         return NULL;
     }
-    SSL_CTX_set_verify(client->context, upstream->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE,
-                       NULL);
+    SSL_CTX_set_verify(client->context, upstream->verify ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     SSL_CTX_set_session_cache_mode(client->context,
                                    SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
     SSL_CTX_sess_set_new_cb(client->context, keep_session);
@@ -451,8 +449,7 @@ struct tls_client *tls_client_ref(struct tls_client *client)
 
 void tls_client_destroy(struct tls_client *client)
 {
-    if (client &&
-        atomic_fetch_sub_explicit(&client->references, 1, memory_order_acq_rel) == 1) {
+    if (client && atomic_fetch_sub_explicit(&client->references, 1, memory_order_acq_rel) == 1) {
         SSL_CTX_free(client->context);
         free(client);
     }

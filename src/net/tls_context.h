@@ -1,5 +1,5 @@
-/* What TLS sessions are made from: certificates and settings for callers, trust and identity for the
- * upstream.
+/* What TLS sessions are made from: certificates and settings for callers, trust and identity for
+ * the upstream.
  *
  *     char *problem = NULL;
  *     struct tls_server *server = tls_server_create(config, &problem);
@@ -18,14 +18,14 @@
 #include "base/compiler.h"
 #include "model/config.h"
 
-/* All certificates of the listeners. Immutable, shared by all threads; sessions keep alive what they
- * need, so that a reload may destroy it while they go on. */
+/* All certificates of the listeners. Immutable, shared by all threads; sessions keep alive what
+ * they need, so that a reload may destroy it while they go on. */
 struct tls_server;
 
-/* Loads every `tls` section of `config`. The certificate for a session is chosen by the name that the
- * client asks for (RFC 6066 section 3): an exact name before a wildcard, the first certificate for
- * other names and for none. NULL: `*problem` says what is wrong with which file (owned by the caller,
- * free()); also when there is no `tls` section. Main thread. */
+/* Loads every `tls` section of `config`. The certificate for a session is chosen by the name that
+ * the client asks for (RFC 6066 section 3): an exact name before a wildcard, the first certificate
+ * for other names and for none. NULL: `*problem` says what is wrong with which file (owned by the
+ * caller, free()); also when there is no `tls` section. Main thread. */
 struct tls_server *tls_server_create(const struct config *config, char **problem);
 
 /* Gives it up; sessions made from it go on. NULL is allowed. */
@@ -53,9 +53,10 @@ struct tls_resumption {
     SSL_CTX *context; /* that it was made under: sessions of another trust are not kept */
 };
 
-/* One session with the server `host` (a name, or an IPv4 or IPv6 address without brackets): the name
- * goes into SNI, and its certificate must be valid for it. `resumption` (NULL: none) gives the
- * session to resume and takes new ones; it outlives the session. NULL without memory. Any thread. */
+/* One session with the server `host` (a name, or an IPv4 or IPv6 address without brackets): the
+ * name goes into SNI, and its certificate must be valid for it. `resumption` (NULL: none) gives the
+ * session to resume and takes new ones; it outlives the session. NULL without memory. Any thread.
+ */
 SSL *tls_client_session(struct tls_client *client, struct view host,
                         struct tls_resumption *resumption);
 

@@ -12,8 +12,8 @@
 /* OpenSSL takes one buffer a call and makes one record of it, 16 KiB at the most. */
 enum { RECORD_BYTES = 16 * 1024 };
 
-/* Where small parts are put side by side to make one record. Static, since a local array of this size
- * would be zeroed at each call (-ftrivial-auto-var-init). Holds no state between calls. */
+/* Where small parts are put side by side to make one record. Static, since a local array of this
+ * size would be zeroed at each call (-ftrivial-auto-var-init). Holds no state between calls. */
 static _Thread_local char record_scratch[RECORD_BYTES];
 
 void transport_init(struct transport *transport, int descriptor)
@@ -64,9 +64,7 @@ static enum transport_result judge_tls(struct transport *transport, int result)
         transport->wants_write = true;
         verdict = TRANSPORT_AGAIN;
         break;
-    case SSL_ERROR_ZERO_RETURN:
-        verdict = TRANSPORT_END;
-        break;
+    case SSL_ERROR_ZERO_RETURN: verdict = TRANSPORT_END; break;
     case SSL_ERROR_SYSCALL:
         /* OpenSSL 3 calls FIN without close_notify SSL_ERROR_SSL; no error at all is that too. */
         transport->error = system_error;
@@ -82,9 +80,7 @@ static enum transport_result judge_tls(struct transport *transport, int result)
         }
         transport->tls_error = code;
         break;
-    default:
-        transport->error = EPROTO;
-        break;
+    default: transport->error = EPROTO; break;
     }
     ERR_clear_error();
     return verdict;
@@ -144,8 +140,8 @@ static enum transport_result read_plain(struct transport *transport, char *room,
     return TRANSPORT_FAILED;
 }
 
-/* One record a call: no second SSL_read() here, since a fault behind good bytes must come at the next
- * call and not be lost. transport_has_buffered() tells the caller that there is more. */
+/* One record a call: no second SSL_read() here, since a fault behind good bytes must come at the
+ * next call and not be lost. transport_has_buffered() tells the caller that there is more. */
 static enum transport_result read_tls(struct transport *transport, char *room, size_t room_bytes,
                                       size_t *count)
 {
@@ -195,9 +191,9 @@ static enum transport_result write_plain(struct transport *transport, const stru
     return TRANSPORT_FAILED;
 }
 
-/* The next record's bytes from `offset` bytes into `parts` on: in place when one part fills it or is
- * all there is, else side by side in the scratch. Always as many as fit, so that a repeated write is
- * never shorter than the one that OpenSSL holds half-written. */
+/* The next record's bytes from `offset` bytes into `parts` on: in place when one part fills it or
+ * is all there is, else side by side in the scratch. Always as many as fit, so that a repeated
+ * write is never shorter than the one that OpenSSL holds half-written. */
 static struct view next_record(const struct iovec *parts, int part_count, size_t offset)
 {
     size_t filled = 0;

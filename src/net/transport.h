@@ -24,12 +24,12 @@ enum transport_result {
 
 /* Embedded in the connection that owns it. */
 struct transport {
-    int descriptor;    /* -1 when closed; owned */
-    SSL *tls;          /* NULL for plain bytes; owned */
-    bool wants_write;  /* TLS: a read waits for the socket to take bytes */
-    bool wants_read;   /* TLS: a write waits for the socket to bring bytes */
-    bool handshaken;   /* TLS: the handshake is done; always true for plain */
-    int error;         /* errno of the last failure, or 0 */
+    int descriptor;          /* -1 when closed; owned */
+    SSL *tls;                /* NULL for plain bytes; owned */
+    bool wants_write;        /* TLS: a read waits for the socket to take bytes */
+    bool wants_read;         /* TLS: a write waits for the socket to bring bytes */
+    bool handshaken;         /* TLS: the handshake is done; always true for plain */
+    int error;               /* errno of the last failure, or 0 */
     unsigned long tls_error; /* OpenSSL's code of the last failure, or 0 */
 };
 
@@ -48,9 +48,9 @@ MUST_CHECK enum transport_result transport_handshake(struct transport *transport
 MUST_CHECK enum transport_result transport_read(struct transport *transport, char *room,
                                                 size_t room_bytes, size_t *count);
 
-/* Writes from `parts` as much as the socket takes now. Under TLS small parts go into one record, and
- * what was not taken must be given again, the same bytes in front, wherever they lie by then. With
- * FAILED too `count` says what was taken before. Under TLS the process must ignore SIGPIPE. */
+/* Writes from `parts` as much as the socket takes now. Under TLS small parts go into one record,
+ * and what was not taken must be given again, the same bytes in front, wherever they lie by then.
+ * With FAILED too `count` says what was taken before. Under TLS the process must ignore SIGPIPE. */
 MUST_CHECK enum transport_result transport_write(struct transport *transport,
                                                  const struct iovec *parts, int part_count,
                                                  size_t *count);

@@ -22,30 +22,18 @@ _Static_assert(UPSTREAM_BUSY == 0 && UPSTREAM_ENCODED == 11,
 const char *upstream_failure_text(enum upstream_failure failure)
 {
     switch (failure) {
-    case UPSTREAM_BUSY:
-        return "busy";
-    case UPSTREAM_NO_MEMORY:
-        return "no_memory";
-    case UPSTREAM_NAME_UNKNOWN:
-        return "name_unknown";
-    case UPSTREAM_REFUSED:
-        return "refused";
-    case UPSTREAM_CONNECT_TIMEOUT:
-        return "connect_timeout";
-    case UPSTREAM_TLS:
-        return "tls";
-    case UPSTREAM_PROXY:
-        return "proxy";
-    case UPSTREAM_BROKEN:
-        return "broken";
-    case UPSTREAM_TIMEOUT:
-        return "timeout";
-    case UPSTREAM_MALFORMED:
-        return "malformed";
-    case UPSTREAM_INCOMPLETE:
-        return "incomplete";
-    case UPSTREAM_ENCODED:
-        return "encoded";
+    case UPSTREAM_BUSY: return "busy";
+    case UPSTREAM_NO_MEMORY: return "no_memory";
+    case UPSTREAM_NAME_UNKNOWN: return "name_unknown";
+    case UPSTREAM_REFUSED: return "refused";
+    case UPSTREAM_CONNECT_TIMEOUT: return "connect_timeout";
+    case UPSTREAM_TLS: return "tls";
+    case UPSTREAM_PROXY: return "proxy";
+    case UPSTREAM_BROKEN: return "broken";
+    case UPSTREAM_TIMEOUT: return "timeout";
+    case UPSTREAM_MALFORMED: return "malformed";
+    case UPSTREAM_INCOMPLETE: return "incomplete";
+    case UPSTREAM_ENCODED: return "encoded";
     }
     return "unknown";
 }
@@ -54,12 +42,9 @@ static struct upstream_exchange_list *list_of(struct upstream *upstream,
                                               enum upstream_exchange_state state)
 {
     switch (state) {
-    case UPSTREAM_EXCHANGE_WAITING:
-        return &upstream->waiting;
-    case UPSTREAM_EXCHANGE_ACTIVE:
-        return &upstream->active;
-    case UPSTREAM_EXCHANGE_FAILING:
-        return &upstream->failing;
+    case UPSTREAM_EXCHANGE_WAITING: return &upstream->waiting;
+    case UPSTREAM_EXCHANGE_ACTIVE: return &upstream->active;
+    case UPSTREAM_EXCHANGE_FAILING: return &upstream->failing;
     }
     return &upstream->failing;
 }
@@ -130,14 +115,14 @@ static void on_failing(evutil_socket_t descriptor, short what, void *argument)
 
     (void)descriptor;
     (void)what;
-    while ((exchange = TAILQ_FIRST(&upstream->failing)) != NULL &&
-           exchange->failing_number < end) {
+    while ((exchange = TAILQ_FIRST(&upstream->failing)) != NULL && exchange->failing_number < end) {
         const struct upstream_handler *handler = exchange->handler;
         void *owner = exchange->owner;
         enum upstream_failure failure = exchange->failure;
         bool may_be_processed = upstream_exchange_is_sent(exchange);
 
-        /* Off the list first: the callback may abort others, never this one (its handle is dead). */
+        /* Off the list first: the callback may abort others, never this one (its handle is dead).
+         */
         leave_list(exchange);
         handler->on_failure(owner, exchange, failure, may_be_processed);
         enter_list(exchange, UPSTREAM_EXCHANGE_FAILING);
@@ -246,8 +231,8 @@ static size_t share(const struct config *config, uint32_t all)
     return part > 0 || all == 0 ? part : 1;
 }
 
-/* The resolver of `former` serves for `config` too: what it knows outlives a reload, also one that falls
- * into an outage of DNS. */
+/* The resolver of `former` serves for `config` too: what it knows outlives a reload, also one that
+ * falls into an outage of DNS. */
 static bool asks_the_same(const struct config *former, const struct config *config)
 {
     const struct config_upstream *a = &former->upstream;
@@ -259,7 +244,8 @@ static bool asks_the_same(const struct config *former, const struct config *conf
            a->dns_refresh_ms == b->dns_refresh_ms && a->connect_timeout_ms == b->connect_timeout_ms;
 }
 
-/* The "Host" field, the limits and the resolver for `config`. False without memory: all is as before. */
+/* The "Host" field, the limits and the resolver for `config`. False without memory: all is as
+ * before. */
 static bool take_settings(struct upstream *upstream, const struct config *config)
 {
     const struct config_upstream *settings = &config->upstream;

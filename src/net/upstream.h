@@ -68,18 +68,18 @@ void upstream_destroy(struct upstream *upstream);
 
 /* Why there is no (whole) response. */
 enum upstream_failure {
-    UPSTREAM_BUSY,            /* too many wait for a connection */
+    UPSTREAM_BUSY, /* too many wait for a connection */
     UPSTREAM_NO_MEMORY,
-    UPSTREAM_NAME_UNKNOWN,    /* DNS */
-    UPSTREAM_REFUSED,         /* connect failed */
+    UPSTREAM_NAME_UNKNOWN, /* DNS */
+    UPSTREAM_REFUSED,      /* connect failed */
     UPSTREAM_CONNECT_TIMEOUT,
-    UPSTREAM_TLS,             /* handshake or certificate */
-    UPSTREAM_PROXY,           /* the company proxy refused CONNECT or answered garbage */
-    UPSTREAM_BROKEN,          /* closed or reset before a whole response head */
-    UPSTREAM_TIMEOUT,         /* a deadline of upstream_deadlines passed */
-    UPSTREAM_MALFORMED,       /* the response breaks RFC 9112 */
-    UPSTREAM_INCOMPLETE,      /* closed or reset inside the body */
-    UPSTREAM_ENCODED,         /* Content-Encoding though only identity was asked for */
+    UPSTREAM_TLS,        /* handshake or certificate */
+    UPSTREAM_PROXY,      /* the company proxy refused CONNECT or answered garbage */
+    UPSTREAM_BROKEN,     /* closed or reset before a whole response head */
+    UPSTREAM_TIMEOUT,    /* a deadline of upstream_deadlines passed */
+    UPSTREAM_MALFORMED,  /* the response breaks RFC 9112 */
+    UPSTREAM_INCOMPLETE, /* closed or reset inside the body */
+    UPSTREAM_ENCODED,    /* Content-Encoding though only identity was asked for */
 };
 
 /* "connect_timeout" and so on, for log lines and metrics. */
@@ -103,10 +103,10 @@ struct upstream_deadlines {
 /* What to send. Everything is referenced, nothing copied, until the exchange is over, but for the
  * struct itself. */
 struct upstream_request {
-    struct view head;   /* request line and fields, each ended by CRLF, without the blank line and
-                         * without Host, Authorization, Connection and Accept-Encoding: those are
-                         * added here */
-    struct body *body;  /* NULL: none. The exchange holds a reference of its own */
+    struct view head;     /* request line and fields, each ended by CRLF, without the blank line and
+                           * without Host, Authorization, Connection and Accept-Encoding: those are
+                           * added here */
+    struct body *body;    /* NULL: none. The exchange holds a reference of its own */
     bool expects_no_body; /* the request is a HEAD */
     bool fresh_connection; /* a submit: take only connections that answered within 5 s, after a
                             * look whether they are quiet */
@@ -141,12 +141,13 @@ MUST_CHECK struct upstream_exchange *upstream_send(struct upstream *upstream,
                                                    const struct upstream_handler *handler,
                                                    void *owner);
 
-/* In on_head() only: collect the body instead of telling each piece. on_body() then comes once, with
- * all bytes in `body` (appended; read from the socket straight into it where the framing allows) and
- * `last`; or, when more than `maximum_bytes` would come or the budget is used up, with what is there
- * and `last` false, after which pieces are told one by one. In that first call `data` is what was
- * collected, where it lies in `body`: not another piece. `body` stays the caller's and outlives the
- * exchange; made for one byte more than the response's Content-Length, it needs not grow. */
+/* In on_head() only: collect the body instead of telling each piece. on_body() then comes once,
+ * with all bytes in `body` (appended; read from the socket straight into it where the framing
+ * allows) and `last`; or, when more than `maximum_bytes` would come or the budget is used up, with
+ * what is there and `last` false, after which pieces are told one by one. In that first call `data`
+ * is what was collected, where it lies in `body`: not another piece. `body` stays the caller's and
+ * outlives the exchange; made for one byte more than the response's Content-Length, it needs not
+ * grow. */
 void upstream_collect(struct upstream_exchange *exchange, struct body *body, size_t maximum_bytes);
 
 /* Stops and restarts reading the response: back-pressure from a slow caller. What was read already

@@ -207,9 +207,7 @@ static void continue_handshake(struct upstream_connection *connection)
     char text[ERROR_TEXT_BYTES];
 
     switch (transport_handshake(&connection->transport)) {
-    case TRANSPORT_OK:
-        finish_connecting(connection);
-        return;
+    case TRANSPORT_OK: finish_connecting(connection); return;
     case TRANSPORT_AGAIN:
         if (connection->transport.wants_write) {
             wait_writable(connection);
@@ -217,8 +215,7 @@ static void continue_handshake(struct upstream_connection *connection)
         return;
     case TRANSPORT_END:
     case TRANSPORT_TRUNCATED:
-    case TRANSPORT_FAILED:
-        break;
+    case TRANSPORT_FAILED: break;
     }
     if (connection->transport.tls_error != 0 &&
         ERR_GET_REASON(connection->transport.tls_error) != SSL_R_UNEXPECTED_EOF_WHILE_READING) {
@@ -278,8 +275,8 @@ static bool keep_connect_request(struct upstream_connection *connection)
     append_authority(&request, &settings->url);
     builder_append(&request, VIEW("\r\n\r\n"));
     connection->stash_length = 0;
-    is_kept = !builder_failed(&request) &&
-              upstream_connection_keep(connection, builder_view(&request));
+    is_kept =
+        !builder_failed(&request) && upstream_connection_keep(connection, builder_view(&request));
     builder_clear(&request);
     return is_kept;
 }
@@ -315,8 +312,9 @@ static void read_proxy_answer(struct upstream_connection *connection)
     }
     if (response->status < 200 || response->status > 299) {
         fail_for_good(connection, UPSTREAM_PROXY,
-                      response->status == 407 ? VIEW("the proxy wants a password (407), which podgate has not")
-                                              : VIEW("the proxy refused CONNECT"));
+                      response->status == 407
+                          ? VIEW("the proxy wants a password (407), which podgate has not")
+                          : VIEW("the proxy refused CONNECT"));
         return;
     }
     /* A TLS server doesn't speak first: what is there can't be the upstream's. */
@@ -333,8 +331,7 @@ static void continue_proxy(struct upstream_connection *connection)
         struct iovec part = {connection->stash + connection->proxy_sent,
                              connection->stash_length - connection->proxy_sent};
         size_t count = 0;
-        enum transport_result result =
-            transport_write(&connection->transport, &part, 1, &count);
+        enum transport_result result = transport_write(&connection->transport, &part, 1, &count);
 
         if (result != TRANSPORT_OK && result != TRANSPORT_AGAIN) {
             next_address(connection, UPSTREAM_PROXY);

@@ -7,8 +7,8 @@
 #include "base/secret.h"
 #include "net/upstream_private.h"
 
-/* A connection's events, and the request that goes out over it: tried at once in one system call, with
- * a write event only for what the socket doesn't take. */
+/* A connection's events, and the request that goes out over it: tried at once in one system call,
+ * with a write event only for what the socket doesn't take. */
 
 enum { REQUEST_PARTS = 4 /* head, Host, the secret fields, body */ };
 
@@ -101,7 +101,8 @@ static void write_request(struct upstream_connection *connection)
         exchange->sent_bytes += count;
         if (exchange->sent_bytes == exchange->total_bytes) {
             exchange->timing.sent_us = now_us;
-            exchange->sent_deadline_ms = upstream_deadline_ms(exchange->request.deadlines.after_sent_ms);
+            exchange->sent_deadline_ms =
+                upstream_deadline_ms(exchange->request.deadlines.after_sent_ms);
         }
         exchange->idle_deadline_ms = upstream_deadline_ms(exchange->request.deadlines.idle_ms);
     }
@@ -171,16 +172,11 @@ void upstream_connection_on_readable(evutil_socket_t descriptor, short what, voi
         }
         upstream_response_read(connection);
         break;
-    case UPSTREAM_CONNECTION_IDLE:
-        read_idle(connection);
-        break;
+    case UPSTREAM_CONNECTION_IDLE: read_idle(connection); break;
     case UPSTREAM_CONNECTION_CONNECTING:
     case UPSTREAM_CONNECTION_PROXYING:
-    case UPSTREAM_CONNECTION_HANDSHAKING:
-        upstream_connect_continue(connection);
-        break;
-    case UPSTREAM_CONNECTION_CLOSED:
-        break;
+    case UPSTREAM_CONNECTION_HANDSHAKING: upstream_connect_continue(connection); break;
+    case UPSTREAM_CONNECTION_CLOSED: break;
     }
 }
 
@@ -193,20 +189,17 @@ void upstream_connection_on_writable(evutil_socket_t descriptor, short what, voi
     switch (connection->state) {
     case UPSTREAM_CONNECTION_BUSY:
         if (connection->transport.wants_write && upstream_exchange_is_sent(connection->exchange)) {
-            upstream_response_read(connection); /* TLS: a read was waiting for the socket to take bytes */
+            upstream_response_read(
+                connection); /* TLS: a read was waiting for the socket to take bytes */
         } else if (!upstream_exchange_is_sent(connection->exchange) &&
                    !connection->exchange->write_failed) {
             write_request(connection);
         }
         break;
-    case UPSTREAM_CONNECTION_IDLE:
-        break;
+    case UPSTREAM_CONNECTION_IDLE: break;
     case UPSTREAM_CONNECTION_CONNECTING:
     case UPSTREAM_CONNECTION_PROXYING:
-    case UPSTREAM_CONNECTION_HANDSHAKING:
-        upstream_connect_continue(connection);
-        break;
-    case UPSTREAM_CONNECTION_CLOSED:
-        break;
+    case UPSTREAM_CONNECTION_HANDSHAKING: upstream_connect_continue(connection); break;
+    case UPSTREAM_CONNECTION_CLOSED: break;
     }
 }

@@ -262,9 +262,8 @@ static struct upstream_credentials *load_all(struct upstream_identity *identity,
     const struct upstream_credentials *current = upstream_identity_current(identity);
     const struct config_upstream *settings = &config->upstream;
     bool has_file = settings->api_key_file.length > 0;
-    struct upstream_credentials *credentials =
-        load_key(has_file ? settings->api_key_file.data : NULL, settings->api_key_env.data, mark,
-                 problem);
+    struct upstream_credentials *credentials = load_key(
+        has_file ? settings->api_key_file.data : NULL, settings->api_key_env.data, mark, problem);
 
     if (!credentials) {
         return NULL;
@@ -339,7 +338,8 @@ bool upstream_identity_adopt(struct upstream_identity *identity, const struct co
     identity->mark = mark;
     free(identity->trust.file);
     identity->trust = trust;
-    if (current && credentials->tls == current->tls && strcmp(credentials->url, current->url) == 0 &&
+    if (current && credentials->tls == current->tls &&
+        strcmp(credentials->url, current->url) == 0 &&
         secret_equal_views(credentials->key, current->key)) {
         free_credentials(credentials); /* what is published stays to the end: nothing is in vain */
     } else {
@@ -425,8 +425,8 @@ upstream_identity_current(const struct upstream_identity *identity)
     return atomic_load_explicit(&identity->current, memory_order_acquire);
 }
 
-const struct upstream_credentials *
-upstream_identity_for(const struct upstream_identity *identity, struct view url)
+const struct upstream_credentials *upstream_identity_for(const struct upstream_identity *identity,
+                                                         struct view url)
 {
     const struct upstream_credentials *current = upstream_identity_current(identity);
     const struct upstream_credentials *each = current;

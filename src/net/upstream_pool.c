@@ -6,8 +6,8 @@
 #include "model/metric_catalogue.h"
 #include "net/upstream_private.h"
 
-/* Which exchange goes over which connection: the pool of idle ones (the last used first, so that the
- * rest can grow old and go), those that wait, and how many attempts to connect that takes. */
+/* Which exchange goes over which connection: the pool of idle ones (the last used first, so that
+ * the rest can grow old and go), those that wait, and how many attempts to connect that takes. */
 
 static const char *const state_names[] = {
     [UPSTREAM_CONNECTION_CONNECTING] = "connecting",
@@ -24,9 +24,9 @@ static const unsigned legal_moves[] = {
     [UPSTREAM_CONNECTION_CONNECTING] =
         TO(UPSTREAM_CONNECTION_PROXYING) | TO(UPSTREAM_CONNECTION_HANDSHAKING) |
         TO(UPSTREAM_CONNECTION_IDLE) | TO(UPSTREAM_CONNECTION_CLOSED),
-    [UPSTREAM_CONNECTION_PROXYING] =
-        TO(UPSTREAM_CONNECTION_HANDSHAKING) | TO(UPSTREAM_CONNECTION_IDLE) |
-        TO(UPSTREAM_CONNECTION_CLOSED) | TO(UPSTREAM_CONNECTION_CONNECTING),
+    [UPSTREAM_CONNECTION_PROXYING] = TO(UPSTREAM_CONNECTION_HANDSHAKING) |
+                                     TO(UPSTREAM_CONNECTION_IDLE) | TO(UPSTREAM_CONNECTION_CLOSED) |
+                                     TO(UPSTREAM_CONNECTION_CONNECTING),
     [UPSTREAM_CONNECTION_HANDSHAKING] = TO(UPSTREAM_CONNECTION_IDLE) |
                                         TO(UPSTREAM_CONNECTION_CLOSED) |
                                         TO(UPSTREAM_CONNECTION_CONNECTING),
@@ -116,8 +116,8 @@ struct upstream_connection *upstream_pool_take(struct upstream *upstream,
 
     /* Only the one in front is asked: those behind it answered even longer ago. */
     while ((connection = TAILQ_FIRST(&upstream->idle)) != NULL && suits(exchange, connection)) {
-        /* A connection that is new isn't looked at: under TLS its session tickets are on the way, and
-         * what breaks it shows when it is used. */
+        /* A connection that is new isn't looked at: under TLS its session tickets are on the way,
+         * and what breaks it shows when it is used. */
         if (exchange->request.fresh_connection && connection->answers > 0 &&
             !transport_is_quiet(&connection->transport)) {
             upstream_connection_close(connection);

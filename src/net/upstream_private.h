@@ -1,7 +1,7 @@
-/* What the parts of the upstream client share: upstream.c (exchanges as the caller sees them, sweep),
- * upstream_pool.c (which exchange goes over which connection), upstream_connect.c (from an address to
- * a usable connection), upstream_connection.c (events, a request out), upstream_response.c (a response
- * in), upstream_identity.c (the key). */
+/* What the parts of the upstream client share: upstream.c (exchanges as the caller sees them,
+ * sweep), upstream_pool.c (which exchange goes over which connection), upstream_connect.c (from an
+ * address to a usable connection), upstream_connection.c (events, a request out),
+ * upstream_response.c (a response in), upstream_identity.c (the key). */
 #ifndef PODGATE_NET_UPSTREAM_PRIVATE_H
 #define PODGATE_NET_UPSTREAM_PRIVATE_H
 
@@ -22,16 +22,16 @@ enum {
     UPSTREAM_SWEEP_MS = 150,
     UPSTREAM_INTERIM_MAXIMUM = 8, /* 1xx responses to one request */
     UPSTREAM_STASH_STEP_BYTES = 4096,
-    UPSTREAM_FRESH_MS = 5000,     /* what a submit calls a fresh connection */
+    UPSTREAM_FRESH_MS = 5000, /* what a submit calls a fresh connection */
 };
 
 /* One state of what upstream_identity holds. Made by the main thread, then constant; all of them
  * live until the identity goes, since workers may be writing from any. */
 struct upstream_credentials {
     struct upstream_credentials *older;
-    char *url;             /* where alone they may be sent */
-    struct secret *fields; /* "Authorization: Bearer KEY\r\n..." to the end of the head */
-    struct view key;       /* inside `fields` */
+    char *url;              /* where alone they may be sent */
+    struct secret *fields;  /* "Authorization: Bearer KEY\r\n..." to the end of the head */
+    struct view key;        /* inside `fields` */
     struct tls_client *tls; /* NULL when the upstream is plain http; a reference */
 };
 
@@ -39,21 +39,23 @@ struct upstream_credentials {
 const struct upstream_credentials *
 upstream_identity_current(const struct upstream_identity *identity);
 
-/* The newest that may be sent to `url`: while a reload that changes URL and key reaches one worker after
- * the other, each goes on with what belongs to its own. Any thread; valid until the identity's end. */
-const struct upstream_credentials *
-upstream_identity_for(const struct upstream_identity *identity, struct view url);
+/* The newest that may be sent to `url`: while a reload that changes URL and key reaches one worker
+ * after the other, each goes on with what belongs to its own. Any thread; valid until the
+ * identity's end. */
+const struct upstream_credentials *upstream_identity_for(const struct upstream_identity *identity,
+                                                         struct view url);
 
 enum upstream_connection_state {
     UPSTREAM_CONNECTION_CONNECTING,  /* TCP */
     UPSTREAM_CONNECTION_PROXYING,    /* CONNECT was sent */
     UPSTREAM_CONNECTION_HANDSHAKING, /* TLS */
     UPSTREAM_CONNECTION_IDLE,
-    UPSTREAM_CONNECTION_BUSY, /* has an exchange */
+    UPSTREAM_CONNECTION_BUSY,   /* has an exchange */
     UPSTREAM_CONNECTION_CLOSED, /* dead: freed when this turn of the loop is over */
 };
 
-/* Owned by its client. Dead when `state` is UPSTREAM_CONNECTION_CLOSED, freed after that turn of the loop. */
+/* Owned by its client. Dead when `state` is UPSTREAM_CONNECTION_CLOSED, freed after that turn of
+ * the loop. */
 struct upstream_connection {
     struct transport transport;
     struct upstream *upstream;
@@ -63,10 +65,10 @@ struct upstream_connection {
     struct event read_event;  /* persistent, registered from the first to the last moment */
     struct event write_event; /* only while something waits for the socket */
     enum upstream_connection_state state;
-    uint64_t generation;  /* of the configuration it was made for */
-    uint64_t deadline_ms; /* of the attempt to connect, in all; of clock_mono_ms() */
+    uint64_t generation;          /* of the configuration it was made for */
+    uint64_t deadline_ms;         /* of the attempt to connect, in all; of clock_mono_ms() */
     uint64_t address_deadline_ms; /* of the attempt at one address */
-    uint64_t answered_ms; /* when it was connected or last gave an answer */
+    uint64_t answered_ms;         /* when it was connected or last gave an answer */
     uint64_t answers;
     size_t address_index;
     size_t addresses_tried;
@@ -168,8 +170,7 @@ static inline uint64_t upstream_deadline_ms(uint64_t span_ms)
 /* ---- upstream.c */
 
 /* Moves the exchange to another list. Takes it off its connection's hands, not the reverse. */
-void upstream_exchange_move(struct upstream_exchange *exchange,
-                            enum upstream_exchange_state state);
+void upstream_exchange_move(struct upstream_exchange *exchange, enum upstream_exchange_state state);
 
 /* Ends it: on_failure() is called soon, from the loop. Its connection must be gone already. */
 void upstream_exchange_fail(struct upstream_exchange *exchange, enum upstream_failure failure);
@@ -205,8 +206,8 @@ void upstream_pool_put(struct upstream_connection *connection);
 void upstream_pool_attempt_failed(struct upstream_connection *connection,
                                   enum upstream_failure failure);
 
-/* Sends the exchange over the connection. False: the connection was dead before its first byte and is
- * closed; the exchange is as before. */
+/* Sends the exchange over the connection. False: the connection was dead before its first byte and
+ * is closed; the exchange is as before. */
 MUST_CHECK bool upstream_pool_assign(struct upstream_connection *connection,
                                      struct upstream_exchange *exchange);
 
@@ -244,8 +245,7 @@ void upstream_connection_on_writable(evutil_socket_t descriptor, short what, voi
 void upstream_connection_begin(struct upstream_connection *connection);
 
 /* Keeps bytes behind what is in the stash. False without memory. */
-MUST_CHECK bool upstream_connection_keep(struct upstream_connection *connection,
-                                         struct view bytes);
+MUST_CHECK bool upstream_connection_keep(struct upstream_connection *connection, struct view bytes);
 
 /* Waits until the socket takes bytes. */
 void upstream_connection_wait_writable(struct upstream_connection *connection);

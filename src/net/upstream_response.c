@@ -50,9 +50,8 @@ static bool can_be_kept(const struct upstream_connection *connection,
 {
     const struct http_head *head = &connection->response.head;
 
-    return !has_extra && head->keep_alive && head->minor >= 1 &&
-           head->framing != HTTP_BODY_CLOSE && upstream_exchange_is_sent(exchange) &&
-           !transport_has_buffered(&connection->transport);
+    return !has_extra && head->keep_alive && head->minor >= 1 && head->framing != HTTP_BODY_CLOSE &&
+           upstream_exchange_is_sent(exchange) && !transport_has_buffered(&connection->transport);
 }
 
 /* The response is whole: `data` are its last bytes. The connection goes on first, so that what the
@@ -94,12 +93,9 @@ static bool may_resend(const struct upstream_connection *connection,
         return false;
     }
     switch (exchange->request.resend) {
-    case UPSTREAM_RESEND_NEVER:
-        return false;
-    case UPSTREAM_RESEND_SUBMIT:
-        return !upstream_exchange_is_sent(exchange); /* C */
-    case UPSTREAM_RESEND_READ:
-        return true;
+    case UPSTREAM_RESEND_NEVER: return false;
+    case UPSTREAM_RESEND_SUBMIT: return !upstream_exchange_is_sent(exchange); /* C */
+    case UPSTREAM_RESEND_READ: return true;
     }
     return false;
 }
@@ -118,7 +114,8 @@ static void send_again(struct upstream_exchange *exchange, bool was_pooled)
     exchange->write_failed = false;
     exchange->sent_deadline_ms = 0;
     exchange->idle_deadline_ms = 0;
-    exchange->wait_deadline_ms = upstream_deadline_ms(upstream->config->upstream.waiting_timeout_ms);
+    exchange->wait_deadline_ms =
+        upstream_deadline_ms(upstream->config->upstream.waiting_timeout_ms);
     exchange->timing = (struct upstream_timing){0};
     upstream_exchange_move(exchange, UPSTREAM_EXCHANGE_WAITING);
     upstream_pool_serve(upstream);
@@ -177,8 +174,7 @@ static enum progress take(struct upstream_connection *connection,
 
 /* The last body bytes. */
 static enum progress take_last(struct upstream_connection *connection,
-                               struct upstream_exchange *exchange, struct view data,
-                               bool has_extra)
+                               struct upstream_exchange *exchange, struct view data, bool has_extra)
 {
     if (exchange->collected) {
         if (add_collected(exchange, data)) {
@@ -200,16 +196,14 @@ static enum progress take_chunked(struct upstream_connection *connection,
 
     for (;;) {
         switch (http_chunked_next(&connection->chunked, &input, &data)) {
-        case HTTP_CHUNKED_MORE:
-            return take(connection, exchange, held);
+        case HTTP_CHUNKED_MORE: return take(connection, exchange, held);
         case HTTP_CHUNKED_DATA:
             if (take(connection, exchange, held) == PROGRESS_OVER) {
                 return PROGRESS_OVER;
             }
             held = data;
             break;
-        case HTTP_CHUNKED_END:
-            return take_last(connection, exchange, held, input.length > 0);
+        case HTTP_CHUNKED_END: return take_last(connection, exchange, held, input.length > 0);
         case HTTP_CHUNKED_FAULT:
             /* What came before the fault is genuine, and is told before the failure is. */
             if (take(connection, exchange, held) == PROGRESS_OVER) {
@@ -233,10 +227,8 @@ static enum progress take_body(struct upstream_connection *connection,
         }
         return take_last(connection, exchange, view_first(input, (size_t)connection->body_left),
                          input.length > connection->body_left);
-    case HTTP_BODY_CHUNKED:
-        return take_chunked(connection, exchange, input);
-    case HTTP_BODY_CLOSE:
-        return take(connection, exchange, input);
+    case HTTP_BODY_CHUNKED: return take_chunked(connection, exchange, input);
+    case HTTP_BODY_CLOSE: return take(connection, exchange, input);
     }
     return fail(connection, exchange, UPSTREAM_MALFORMED);
 }
@@ -285,22 +277,21 @@ static enum progress take_head(struct upstream_connection *connection,
             return fail_malformed(connection, exchange, http_head_name(result));
         }
         if (LIKELY(response->status >= 200)) {
-            return take_final_head(connection, exchange,
-                                   view_skip(input, response->head.length));
+            return take_final_head(connection, exchange, view_skip(input, response->head.length));
         }
         /* Nobody asked for another protocol (RFC 9110 section 15.2.2). */
         if (response->status == 101 || ++connection->interims > UPSTREAM_INTERIM_MAXIMUM) {
             return fail_malformed(connection, exchange, VIEW("interim_response"));
         }
         input = view_skip(input, response->head.length);
-        http_response_begin(response, exchange->request.expects_no_body ? HTTP_METHOD_HEAD
-                                                                        : HTTP_METHOD_GET);
+        http_response_begin(response,
+                            exchange->request.expects_no_body ? HTTP_METHOD_HEAD : HTTP_METHOD_GET);
     }
 }
 
 /* The connection has ended, or broken. */
-static enum progress end(struct upstream_connection *connection,
-                         struct upstream_exchange *exchange, enum transport_result result)
+static enum progress end(struct upstream_connection *connection, struct upstream_exchange *exchange,
+                         enum transport_result result)
 {
     if (connection->head_done) {
         /* Under TLS only close_notify ends such a body: a mere FIN may be an attacker's
@@ -371,9 +362,8 @@ static enum progress take_read(struct upstream_connection *connection,
 {
     switch (target) {
     case READ_TO_BUFFER:
-        return connection->head_done
-                   ? take_body(connection, exchange, view_make(room, count))
-                   : take_head(connection, exchange, view_make(room, count));
+        return connection->head_done ? take_body(connection, exchange, view_make(room, count))
+                                     : take_head(connection, exchange, view_make(room, count));
     case READ_TO_STASH:
         connection->stash_length += count;
         return take_head(connection, exchange,

@@ -129,8 +129,8 @@ static bool remove_stale_socket(const struct sockaddr_un *name)
     if (probe < 0) {
         return false;
     }
-    stale = connect(probe, (const struct sockaddr *)name, sizeof *name) != 0 &&
-            errno == ECONNREFUSED;
+    stale =
+        connect(probe, (const struct sockaddr *)name, sizeof *name) != 0 && errno == ECONNREFUSED;
     close(probe);
     return stale && unlink(name->sun_path) == 0;
 }
@@ -175,7 +175,8 @@ static int listen_tcp(const struct config_address *address)
         return -1;
     }
     if (setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
-        bind(descriptor, (const struct sockaddr *)&address->address, address->address_length) != 0 ||
+        bind(descriptor, (const struct sockaddr *)&address->address, address->address_length) !=
+            0 ||
         listen(descriptor, 64) != 0) {
         int error = errno;
 

@@ -32,10 +32,10 @@
 enum {
     MAIN_RING_BYTES = 64 * 1024,
     TURN_MS = 20,
-    KEY_CHECK_TURNS = 50,      /* the key file is looked at once a second */
-    STUCK_MS = 5000,           /* a loop that did not turn for so long is stuck */
+    KEY_CHECK_TURNS = 50, /* the key file is looked at once a second */
+    STUCK_MS = 5000,      /* a loop that did not turn for so long is stuck */
     SPARE_DESCRIPTORS = 64,
-    SPARE_PER_WORKER = 4,      /* a reserve, name servers, a file that is read again */
+    SPARE_PER_WORKER = 4, /* a reserve, name servers, a file that is read again */
 };
 
 /* The one process context. Owned by process_run(). */
@@ -116,12 +116,12 @@ static void protect_process(void)
 #endif
 }
 
-/* By hand, the soft limit of descriptors is often 1024. Under the unit it is right already, and this
- * makes no call, which its system-call filter would forbid. */
+/* By hand, the soft limit of descriptors is often 1024. Under the unit it is right already, and
+ * this makes no call, which its system-call filter would forbid. */
 static void raise_descriptor_limit(const struct config *config)
 {
-    rlim_t wanted = (rlim_t)config->memory.connections + config->upstream.max_connections +
-                    SPARE_DESCRIPTORS;
+    rlim_t wanted =
+        (rlim_t)config->memory.connections + config->upstream.max_connections + SPARE_DESCRIPTORS;
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted ||
@@ -270,8 +270,9 @@ static int create_listeners(struct process *process)
     }
     if (socket_passing_unclaimed(&passed)) {
         /* Its callers would wait for ever: better no start than a silent one. */
-        fprintf(stderr, "podgate: a socket passed by the service manager (%.*s) is in no listen entry "
-                        "of the configuration\n",
+        fprintf(stderr,
+                "podgate: a socket passed by the service manager (%.*s) is in no listen entry "
+                "of the configuration\n",
                 (int)socket_passing_unclaimed(&passed)->name_length,
                 socket_passing_unclaimed(&passed)->name);
         return EX_CONFIG;
@@ -346,7 +347,8 @@ static void append_metrics(void *owner, struct builder *text)
 {
     struct process *process = owner;
 
-    append_number(text, "podgate_body_bytes", "gauge", "Bytes held in bodies of requests and answers.",
+    append_number(text, "podgate_body_bytes", "gauge",
+                  "Bytes held in bodies of requests and answers.",
                   atomic_load(&process->budget.used_bytes));
     append_number(text, "podgate_body_bytes_maximum", "gauge", "What memory.bodies allows.",
                   atomic_load(&process->budget.maximum_bytes));
@@ -458,8 +460,7 @@ static bool adopt(struct process *process, struct config *config)
     char *problem = NULL;
     bool adopted = config_adopt(config, process->key_states);
 
-    if (adopted &&
-        !upstream_identity_adopt(process->shared.gateways.identity, config, &problem)) {
+    if (adopted && !upstream_identity_adopt(process->shared.gateways.identity, config, &problem)) {
         log_event(process, LOG_LEVEL_ERROR, "configuration_error", "problem", problem);
         free(problem);
         adopted = false;
@@ -512,8 +513,8 @@ static bool watch_signals(struct process *process)
     } wanted[] = {{SIGTERM, on_stop_signal}, {SIGINT, on_stop_signal}, {SIGHUP, on_reload_signal}};
 
     for (size_t i = 0; i < ARRAY_LENGTH(wanted); i++) {
-        process->signals[i] = evsignal_new(loop_base(process->loop), wanted[i].number,
-                                           wanted[i].callback, process);
+        process->signals[i] =
+            evsignal_new(loop_base(process->loop), wanted[i].number, wanted[i].callback, process);
         if (!process->signals[i] || event_add(process->signals[i], NULL) != 0) {
             return false;
         }
@@ -608,8 +609,7 @@ static int start(struct process *process)
         free(problem);
         return EX_UNAVAILABLE;
     }
-    process->turn_event =
-        event_new(loop_base(process->loop), -1, EV_PERSIST, on_turn, process);
+    process->turn_event = event_new(loop_base(process->loop), -1, EV_PERSIST, on_turn, process);
     if (!watch_signals(process) || !process->turn_event ||
         event_add(process->turn_event, &turn) != 0) {
         complain(NULL);

@@ -9,8 +9,8 @@
 #include "model/config.h"
 
 /* Serves until SIGTERM or SIGINT. `config` is the caller's reference, which passes over; `path` is
- * where it was loaded from, for SIGHUP. Says on standard error why it could not start. The result is
- * the exit status (sysexits.h). */
+ * where it was loaded from, for SIGHUP. Says on standard error why it could not start. The result
+ * is the exit status (sysexits.h). */
 MUST_CHECK int process_run(struct config *config, const char *path);
 
 /* Reads what `config` names and a start would need: the upstream's key and authorities, and the

@@ -73,9 +73,8 @@ static bool create_parts(struct worker *worker, const struct config *config)
     gateway->breaker = breaker_create(gateway->metrics, gateway->log);
     gateway->flights = flights_create(gateway);
     gateway->requests = request_pool_create(gateway);
-    gateway->upstream =
-        upstream_create(worker->loop, config, shared->gateways.identity, shared->gateways.budget,
-                        gateway->metrics, gateway->log);
+    gateway->upstream = upstream_create(worker->loop, config, shared->gateways.identity,
+                                        shared->gateways.budget, gateway->metrics, gateway->log);
     worker->front =
         front_create(worker->loop, config, &request_handler, gateway, shared->tls, shared->limits,
                      shared->gateways.budget, gateway->metrics, gateway->log);
@@ -223,8 +222,8 @@ bool worker_start(struct worker *worker)
     return worker->started;
 }
 
-/* The end has come when no caller is left, nor work that goes on without its caller, on any worker: the
- * callers of the others may wait for a flight that is this one's. */
+/* The end has come when no caller is left, nor work that goes on without its caller, on any worker:
+ * the callers of the others may wait for a flight that is this one's. */
 static void on_drain_turn(evutil_socket_t descriptor, short what, void *argument)
 {
     struct worker *worker = argument;

@@ -30,13 +30,14 @@ struct worker_shared {
 /* Owned by the process. */
 struct worker;
 
-/* Makes worker `index` with all its parts, its gateway entered into shared->gateways.gateways[index];
- * it serves nobody yet. NULL without memory or descriptors. Main thread. */
+/* Makes worker `index` with all its parts, its gateway entered into
+ * shared->gateways.gateways[index]; it serves nobody yet. NULL without memory or descriptors. Main
+ * thread. */
 struct worker *worker_create(struct worker_shared *shared, size_t index,
                              const struct config *config);
 
-/* Starts the thread, which accepts from then on. All workers must have been created. False when there
- * is no thread to be had, or the listener can't start. Main thread. */
+/* Starts the thread, which accepts from then on. All workers must have been created. False when
+ * there is no thread to be had, or the listener can't start. Main thread. */
 MUST_CHECK bool worker_start(struct worker *worker);
 
 /* Asks the worker to accept no more, to answer what is pending and then to stop. Any thread. */
@@ -51,18 +52,21 @@ bool worker_has_ended(const struct worker *worker);
 /* Waits for the thread. Main thread. */
 void worker_join(struct worker *worker);
 
-/* Acts on what other workers still had in the mail for this one. After worker_join() of all, before the
- * first worker_destroy(). Main thread. */
+/* Acts on what other workers still had in the mail for this one. After worker_join() of all, before
+ * the first worker_destroy(). Main thread. */
 void worker_flush(struct worker *worker);
 
-/* Ends the callers' connections, whose requests may still leave the flights of other workers: of all
- * workers before the first worker_destroy(), with worker_flush() before and behind it. Main thread. */
+/* Ends the callers' connections, whose requests may still leave the flights of other workers: of
+ * all workers before the first worker_destroy(), with worker_flush() before and behind it. Main
+ * thread. */
 void worker_close(struct worker *worker);
 
-/* Frees all parts. After worker_join(), or when it was never started. NULL is allowed. Main thread. */
+/* Frees all parts. After worker_join(), or when it was never started. NULL is allowed. Main thread.
+ */
 void worker_destroy(struct worker *worker);
 
-/* Hands the worker a newer configuration. False without memory: it keeps the old one. Main thread. */
+/* Hands the worker a newer configuration. False without memory: it keeps the old one. Main thread.
+ */
 MUST_CHECK bool worker_adopt(struct worker *worker, const struct config *config);
 
 /* When the loop last proved that it turns, of clock_mono_ms(). Any thread. */
