@@ -44,6 +44,10 @@ MUST_CHECK bool upstream_identity_adopt(struct upstream_identity *identity,
  * warning at the start. */
 bool upstream_identity_is_locked(const struct upstream_identity *identity);
 
+/* How many keys were taken over since the start: it changes when a refresh found a new one. Any
+ * thread. */
+uint64_t upstream_identity_generation(const struct upstream_identity *identity);
+
 /* Frees it once no worker uses it. NULL is allowed. */
 void upstream_identity_destroy(struct upstream_identity *identity);
 

@@ -39,6 +39,7 @@ struct trust {
 
 struct upstream_identity {
     _Atomic(struct upstream_credentials *) current;
+    _Atomic uint64_t generation;
     pthread_mutex_t lock; /* between main thread's calls; workers never take it */
     char *key_path;       /* NULL: the key is in the environment */
     struct file_mark mark;
@@ -229,6 +230,7 @@ static void publish(struct upstream_identity *identity, struct upstream_credenti
 {
     credentials->older = atomic_load_explicit(&identity->current, memory_order_relaxed);
     atomic_store_explicit(&identity->current, credentials, memory_order_release);
+    atomic_fetch_add_explicit(&identity->generation, 1, memory_order_relaxed);
 }
 
 /* False without memory. */
@@ -435,6 +437,11 @@ const struct upstream_credentials *upstream_identity_for(const struct upstream_i
         each = each->older;
     }
     return each ? each : current; /* every adopted configuration has its own: never the latter */
+}
+
+uint64_t upstream_identity_generation(const struct upstream_identity *identity)
+{
+    return atomic_load_explicit(&identity->generation, memory_order_relaxed);
 }
 
 bool upstream_identity_is_locked(const struct upstream_identity *identity)

@@ -55,6 +55,7 @@ struct process {
     struct event *signals[3];
     struct event *turn_event;
     unsigned turn;
+    bool key_unusable; /* the key file, at the last look */
     bool serving;
     bool draining;
     bool hurried;
@@ -524,14 +525,24 @@ static bool watch_signals(struct process *process)
 
 /* ---- the main thread's turn ------------------------------------------------------------------ */
 
+/* One line for each change, not one for each look. */
 static void refresh_key(struct process *process)
 {
+    struct upstream_identity *identity = process->shared.gateways.identity;
+    uint64_t generation = upstream_identity_generation(identity);
     char *problem = NULL;
+    bool usable = upstream_identity_refresh(identity, &problem);
 
-    if (!upstream_identity_refresh(process->shared.gateways.identity, &problem)) {
+    if (!usable && !process->key_unusable) {
         log_event(process, LOG_LEVEL_ERROR, "upstream_key_unusable", "problem", problem);
-        free(problem);
+    } else if (usable && process->key_unusable) {
+        log_event(process, LOG_LEVEL_INFO, "upstream_key_usable", NULL, NULL);
     }
+    if (upstream_identity_generation(identity) != generation) {
+        log_event(process, LOG_LEVEL_INFO, "upstream_key_loaded", NULL, NULL);
+    }
+    process->key_unusable = !usable;
+    free(problem);
 }
 
 static bool all_have_ended(const struct process *process)

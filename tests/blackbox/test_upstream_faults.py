@@ -452,6 +452,20 @@ def test_upstream_key_is_read_again_when_its_file_changes(lab, podgate):
         ask(gateway, "GET", "status/a-u1")
         return upstream.requests[-1].field("authorization") == "Bearer rpa_ROTATED"
     harness.wait_until(rotated, 15, "the new upstream key", interval=0.2)
+    harness.wait_until(lambda: gateway.log_lines("upstream_key_loaded"))
+
+
+def test_upstream_key_file_that_goes_and_comes_is_told_once_each(lab, podgate):
+    upstream = lab.scripted(lambda received, connection: faults.response(body=JOB))
+    gateway = podgate(upstream)
+    gateway.expect_errors("upstream_key_unusable")
+    path = gateway.directory / "upstream_key"
+    away = path.rename(path.with_name("away"))
+    harness.wait_until(lambda: gateway.log_lines("upstream_key_unusable"), 10)
+    assert ask(gateway, "GET", "status/a-u1").status == 200, "the old key goes on"
+    away.rename(path)
+    harness.wait_until(lambda: gateway.log_lines("upstream_key_usable"), 10)
+    assert len(gateway.log_lines("upstream_key_unusable")) == 1
 
 
 def test_upstream_key_from_a_systemd_credential(lab, podgate, tmp_path):
