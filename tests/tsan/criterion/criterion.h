@@ -101,6 +101,8 @@ __attribute__((unused)) static void criterion_plain_check(bool holds, bool fatal
 #define cr_expect_geq(a, b, ...) CRITERION_PLAIN((a) >= (b), false, #a " >= " #b, __VA_ARGS__)
 #define cr_assert_str_eq(a, b, ...)                                                                \
     CRITERION_PLAIN(strcmp(a, b) == 0, true, #a " as text == " #b, __VA_ARGS__)
+#define cr_assert_str_neq(a, b, ...)                                                               \
+    CRITERION_PLAIN(strcmp(a, b) != 0, true, #a " as text != " #b, __VA_ARGS__)
 #define cr_expect_str_eq(a, b, ...)                                                                \
     CRITERION_PLAIN(strcmp(a, b) == 0, false, #a " as text == " #b, __VA_ARGS__)
 #define cr_assert_arr_eq(a, b, size, ...)                                                          \
