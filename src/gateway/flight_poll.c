@@ -321,27 +321,6 @@ static void on_timer(evutil_socket_t descriptor, short what, void *argument)
 /* ---- asking upstream ------------------------------------------------------------------------- */
 
 /* An upstream that echoes what it was sent must not give the key away. */
-static void mask_key(struct flight *flight, char *bytes, size_t length)
-{
-    struct gateway *gateway = flight->flights->gateway;
-    size_t found = upstream_identity_mask(gateway->shared->identity, bytes, length);
-
-    if (found > 0) {
-        metrics_add(gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
-    }
-}
-
-static void mask_body(struct flight *flight)
-{
-    struct view bytes = body_view(flight->building->body);
-    union {
-        const char *constant;
-        char *writable;
-    } data = {.constant = bytes.data};
-
-    mask_key(flight, data.writable, bytes.length);
-}
-
 static void on_head(void *owner, struct upstream_exchange *exchange,
                     const struct http_response_head *head)
 {
@@ -366,12 +345,8 @@ static void on_head(void *owner, struct upstream_exchange *exchange,
         answer->fields_length = type.length;
     }
     builder_clear(&fields);
-    mask_key(flight, answer->fields, answer->fields_length);
-    metrics_add(gateway->metrics, METRIC_UPSTREAM_REQUESTS, flight->route.operation,
-                metric_status_class(head->status), 1);
-    breaker_report(gateway->breaker, flight->route.endpoint,
-                   relay_status_is_failure(head->status) ? BREAKER_ENDPOINT_FAILED : BREAKER_OK,
-                   clock_mono_ms());
+    relay_mask_key(gateway, view_make(answer->fields, answer->fields_length));
+    relay_report_answer(gateway, flight->route.operation, flight->route.endpoint, head->status);
     if (head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum) {
         capacity = head->head.content_length + 1; /* as upstream_collect() wants */
     }
@@ -425,7 +400,7 @@ static void on_body(void *owner, struct upstream_exchange *exchange, struct view
         fail(flight, UPSTREAM_NO_MEMORY);
         return;
     }
-    mask_body(flight);
+    relay_mask_key(flight->flights->gateway, body_view(flight->building->body));
     read_answer(flight);
     complete(flight);
 }

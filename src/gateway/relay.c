@@ -15,7 +15,8 @@ enum { READ_RETRY_AFTER_S = 10, ERROR_BODY_BYTES = 1024 * 1024, FIRST_ANSWER_BYT
 
 /* ---- what the upstream's head means ---------------------------------------------------------- */
 
-bool relay_status_is_failure(unsigned status)
+/* The endpoint is down, says whoever stands before it. */
+static bool is_endpoint_failure(unsigned status)
 {
     return status == 502 || status == 503 || status == 504;
 }
@@ -77,18 +78,41 @@ void relay_append_fields(struct builder *fields, const struct http_response_head
     }
 }
 
-/* The bytes are ours alone until they are sent, so the key can be masked in place. */
-static void mask_key(struct request *request, struct view bytes)
+void relay_mask_key(struct gateway *gateway, struct view bytes)
 {
     union {
         const char *constant;
         char *writable;
     } data = {.constant = bytes.data};
-    size_t found =
-        upstream_identity_mask(request->gateway->shared->identity, data.writable, bytes.length);
+    size_t found = upstream_identity_mask(gateway->shared->identity, data.writable, bytes.length);
 
     if (found > 0) {
-        metrics_add(request->gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
+        metrics_add(gateway->metrics, METRIC_KEY_MASKED, 0, 0, (int64_t)found);
+    }
+}
+
+void relay_report_answer(struct gateway *gateway, enum route_operation operation,
+                         struct view endpoint, unsigned status)
+{
+    metrics_add(gateway->metrics, METRIC_UPSTREAM_REQUESTS, operation, metric_status_class(status),
+                1);
+    breaker_report(gateway->breaker, endpoint,
+                   is_endpoint_failure(status) ? BREAKER_ENDPOINT_FAILED : BREAKER_OK,
+                   clock_mono_ms());
+}
+
+void relay_refuse_answer(struct request *request, unsigned status, uint64_t retry_after_s)
+{
+    if (status == 401 || status == 403) {
+        request_refuse(request, PROBLEM_UPSTREAM_CREDENTIAL, 0);
+    } else if (status >= 300 && status < 400) {
+        request_refuse(request, PROBLEM_UPSTREAM_REDIRECT, 0);
+    } else if (status >= 400 && status < 500) {
+        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, status, retry_after_s);
+    } else if (status >= 500) {
+        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, 502, retry_after_s);
+    } else {
+        request_refuse(request, PROBLEM_UPSTREAM_NOT_JSON, 0);
     }
 }
 
@@ -102,7 +126,7 @@ static void begin_answer(struct request *request, const struct http_response_hea
     request->origin = "upstream";
     request_begin_reply(request, head->status);
     relay_append_fields(&request->reply, head, scope, request->upstream_retry_after_s);
-    mask_key(request, builder_view(&request->reply));
+    relay_mask_key(request->gateway, builder_view(&request->reply));
 }
 
 bool relay_read_facts(struct view answer, struct relay_facts *facts)
@@ -141,13 +165,7 @@ static void refuse_not_json(struct request *request)
         metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0,
                     1);
     }
-    if (status >= 400 && status < 500) {
-        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, status, request->upstream_retry_after_s);
-    } else if (status >= 500) {
-        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, 502, request->upstream_retry_after_s);
-    } else {
-        request_refuse(request, PROBLEM_UPSTREAM_NOT_JSON, 0);
-    }
+    relay_refuse_answer(request, status, request->upstream_retry_after_s);
 }
 
 static void complete_answer(struct request *request)
@@ -159,7 +177,7 @@ static void complete_answer(struct request *request)
         refuse_not_json(request);
         return;
     }
-    mask_key(request, answer);
+    relay_mask_key(request->gateway, answer);
     if (request->plan->observe) {
         request->plan->observe(request, &facts);
     }
@@ -219,7 +237,7 @@ static bool hold_key_back(struct request *request, struct view *data, bool last,
         *data = view_make(*joined, length);
         request->held = NULL;
     }
-    mask_key(request, *data);
+    relay_mask_key(request->gateway, *data);
     tail =
         last ? 0
              : upstream_identity_tail(request->gateway->shared->identity, data->data, data->length);
@@ -276,17 +294,9 @@ static void on_head(void *owner, struct upstream_exchange *exchange,
     request->answer_has_length =
         head->head.framing == HTTP_BODY_LENGTH || head->head.framing == HTTP_BODY_NONE;
     request->answer_length = head->head.content_length;
-    metrics_add(gateway->metrics, METRIC_UPSTREAM_REQUESTS, request->route.operation,
-                metric_status_class(head->status), 1);
-    breaker_report(gateway->breaker, request->route.endpoint,
-                   relay_status_is_failure(head->status) ? BREAKER_ENDPOINT_FAILED : BREAKER_OK,
-                   clock_mono_ms());
-    if (head->status == 401 || head->status == 403) {
-        request_refuse(request, PROBLEM_UPSTREAM_CREDENTIAL, 0);
-        return;
-    }
-    if (head->status >= 300 && head->status < 400) {
-        request_refuse(request, PROBLEM_UPSTREAM_REDIRECT, 0);
+    relay_report_answer(gateway, request->route.operation, request->route.endpoint, head->status);
+    if (head->status == 401 || head->status == 403 || (head->status >= 300 && head->status < 400)) {
+        relay_refuse_answer(request, head->status, 0);
         return;
     }
     if (request_has_caller(request)) {

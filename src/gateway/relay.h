@@ -39,8 +39,17 @@ struct relay_plan {
 void relay_start(struct request *request, const struct relay_plan *plan, struct view method,
                  const struct route *route, const struct upstream_deadlines *deadlines);
 
-/* True when the upstream's status counts as a failure of the endpoint for the breaker. */
-bool relay_status_is_failure(unsigned status);
+/* Counts an answer of the upstream by its status, and tells the breaker of it. */
+void relay_report_answer(struct gateway *gateway, enum route_operation operation,
+                         struct view endpoint, unsigned status);
+
+/* Masks the upstream's key in bytes that are still ours alone, in place, and counts that. */
+void relay_mask_key(struct gateway *gateway, struct view bytes);
+
+/* Answers for an upstream whose answer can't be passed on: its 401 and 403 are the operator's
+ * affair, redirects aren't followed, a 4xx that isn't JSON keeps its status with our body, a 5xx
+ * and a would-be success become 502. */
+void relay_refuse_answer(struct request *request, unsigned status, uint64_t retry_after_s);
 
 /* Tells the breaker of an exchange that failed. */
 void relay_report_failure(struct gateway *gateway, struct view endpoint,

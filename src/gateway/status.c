@@ -88,22 +88,12 @@ static void append_cache_status(struct request *request, const struct flight_ans
 
 static void refuse_answer(struct request *request, const struct flight_answer *answer)
 {
-    unsigned status = answer->status;
-
     if (answer->refused) {
         request_refuse(request, PROBLEM_UPSTREAM_UNAVAILABLE, answer->retry_after_s);
     } else if (answer->failed) {
         request_refuse_failure(request, answer->failure);
-    } else if (status == 401 || status == 403) {
-        request_refuse(request, PROBLEM_UPSTREAM_CREDENTIAL, 0);
-    } else if (status >= 300 && status < 400) {
-        request_refuse(request, PROBLEM_UPSTREAM_REDIRECT, 0);
-    } else if (status >= 400 && status < 500) {
-        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, status, answer->retry_after_s);
-    } else if (status >= 500) {
-        request_refuse_as(request, PROBLEM_UPSTREAM_ERROR, 502, answer->retry_after_s);
     } else {
-        request_refuse(request, PROBLEM_UPSTREAM_NOT_JSON, 0);
+        relay_refuse_answer(request, answer->status, answer->retry_after_s);
     }
 }
 

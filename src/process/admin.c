@@ -2,26 +2,23 @@
 
 #include "process/admin.h"
 
-#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/listener.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-enum { HEAD_BYTES = 8192, BODY_BYTES = 1024, TIMEOUT_S = 10, UNIX_MODE = 0660 };
+#include "net/listen_socket.h"
+
+enum { HEAD_BYTES = 8192, BODY_BYTES = 1024, TIMEOUT_S = 10, SOCKET_MODE = 0660 };
 
 struct admin {
     struct evhttp *http;
     struct metrics *metrics;
     const struct admin_view *view;
     void *owner;
-    char *unix_path; /* taken away at the end */
+    struct listen_socket socket;
 };
 
 static void send_text(struct evhttp_request *request, int status, const char *type,
@@ -112,93 +109,23 @@ static void on_other(struct evhttp_request *request, void *argument)
               VIEW("There are /metrics, /livez and /readyz.\n"));
 }
 
-static void explain(char **problem, const struct config_address *address, const char *what)
+static bool start(struct admin *admin, struct loop *loop, const struct config_address *address,
+                  char **problem)
 {
-    if (asprintf(problem, "admin_listen \"%.*s\": %s", (int)address->text.length,
-                 address->text.data, what) < 0) {
-        *problem = NULL;
-    }
-}
+    const struct listen_socket_how how = {.option = "admin_listen", .mode = SOCKET_MODE};
+    struct evconnlistener *listener;
 
-/* A socket file that nobody answers on is what a killed podgate left behind. */
-static bool remove_stale_socket(const struct sockaddr_un *name)
-{
-    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool stale;
-
-    if (probe < 0) {
-        return false;
-    }
-    stale =
-        connect(probe, (const struct sockaddr *)name, sizeof *name) != 0 && errno == ECONNREFUSED;
-    close(probe);
-    return stale && unlink(name->sun_path) == 0;
-}
-
-static int listen_unix(struct admin *admin, const struct config_address *address)
-{
-    struct sockaddr_un name = {.sun_family = AF_UNIX};
-    int descriptor = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    bool bound;
-
-    if (descriptor < 0 || address->unix_path.length >= sizeof name.sun_path) {
-        errno = descriptor < 0 ? errno : ENAMETOOLONG;
-        goto fail;
-    }
-    memcpy(name.sun_path, address->unix_path.data, address->unix_path.length);
-    bound = bind(descriptor, (const struct sockaddr *)&name, sizeof name) == 0;
-    if (!bound && errno == EADDRINUSE && remove_stale_socket(&name)) {
-        bound = bind(descriptor, (const struct sockaddr *)&name, sizeof name) == 0;
-    }
-    if (!bound || chmod(name.sun_path, UNIX_MODE) != 0 || listen(descriptor, 64) != 0) {
-        goto fail;
-    }
-    admin->unix_path = strdup(name.sun_path);
-    return descriptor;
-fail:
-    if (descriptor >= 0) {
-        int error = errno;
-
-        close(descriptor);
-        errno = error;
-    }
-    return -1;
-}
-
-static int listen_tcp(const struct config_address *address)
-{
-    int family = address->address.ss_family;
-    int one = 1;
-    int descriptor = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-
-    if (descriptor < 0) {
-        return -1;
-    }
-    if (setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
-        bind(descriptor, (const struct sockaddr *)&address->address, address->address_length) !=
-            0 ||
-        listen(descriptor, 64) != 0) {
-        int error = errno;
-
-        close(descriptor);
-        errno = error;
-        return -1;
-    }
-    return descriptor;
-}
-
-static bool start(struct admin *admin, struct loop *loop, const struct config_address *address)
-{
-    int descriptor =
-        address->unix_path.length > 0 ? listen_unix(admin, address) : listen_tcp(address);
-
-    if (descriptor < 0) {
+    if (!listen_socket_open(&admin->socket, address, &how, problem)) {
         return false;
     }
     admin->http = evhttp_new(loop_base(loop));
-    if (!admin->http || evhttp_accept_socket(admin->http, descriptor) != 0) {
-        close(descriptor);
-        errno = ENOMEM;
+    /* The descriptor stays the socket's, which also takes a Unix socket's file away. */
+    listener = evconnlistener_new(loop_base(loop), NULL, NULL, LEV_OPT_CLOSE_ON_EXEC, 0,
+                                  admin->socket.descriptor);
+    if (!admin->http || !listener || !evhttp_bind_listener(admin->http, listener)) {
+        if (listener) {
+            evconnlistener_free(listener);
+        }
         return false;
     }
     evhttp_set_max_headers_size(admin->http, HEAD_BYTES);
@@ -223,9 +150,9 @@ struct admin *admin_create(struct loop *loop, const struct config *config, struc
     admin->metrics = metrics;
     admin->view = view;
     admin->owner = owner;
+    admin->socket.descriptor = -1;
     if ((address->address_length > 0 || address->unix_path.length > 0) &&
-        !start(admin, loop, address)) {
-        explain(problem, address, strerror(errno));
+        !start(admin, loop, address, problem)) {
         admin_destroy(admin);
         return NULL;
     }
@@ -240,9 +167,6 @@ void admin_destroy(struct admin *admin)
     if (admin->http) {
         evhttp_free(admin->http);
     }
-    if (admin->unix_path) {
-        unlink(admin->unix_path);
-        free(admin->unix_path);
-    }
+    listen_socket_close(&admin->socket);
     free(admin);
 }
