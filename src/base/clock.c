@@ -36,24 +36,36 @@ static void put_digits(char *text, uint64_t value, size_t digits)
     }
 }
 
-void clock_format_rfc3339(uint64_t wall_ms, char *text)
+struct clock_date clock_date_of_day(uint64_t days)
 {
-    /* Days to civil date by counting eras of 400 years: no libc call, so no lock and no TZ file. */
-    uint64_t day = wall_ms / 86400000 + 719468;
-    uint64_t era = day / 146097;
-    uint64_t day_of_era = day % 146097;
+    /* Counted from 0000-03-01, so that a leap day ends its year (Howard Hinnant, "chrono-compatible
+     * low-level date algorithms"). */
+    uint64_t shifted = days + 719468;
+    uint64_t era = shifted / 146097;
+    uint64_t day_of_era = shifted % 146097;
     uint64_t year_of_era =
         (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
     uint64_t day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    uint64_t shifted_month = (5 * day_of_year + 2) / 153;
-    uint64_t month = shifted_month < 10 ? shifted_month + 3 : shifted_month - 9;
+    uint64_t month_from_march = (5 * day_of_year + 2) / 153;
+    uint64_t month = month_from_march < 10 ? month_from_march + 3 : month_from_march - 9;
+
+    return (struct clock_date){
+        .year = year_of_era + era * 400 + (month <= 2),
+        .month = month,
+        .day = day_of_year - (153 * month_from_march + 2) / 5 + 1,
+    };
+}
+
+void clock_format_rfc3339(uint64_t wall_ms, char *text)
+{
+    struct clock_date date = clock_date_of_day(wall_ms / 86400000);
     uint64_t second_of_day = wall_ms / 1000 % 86400;
 
-    put_digits(text, year_of_era + era * 400 + (month <= 2), 4);
+    put_digits(text, date.year, 4);
     text[4] = '-';
-    put_digits(text + 5, month, 2);
+    put_digits(text + 5, date.month, 2);
     text[7] = '-';
-    put_digits(text + 8, day_of_year - (153 * shifted_month + 2) / 5 + 1, 2);
+    put_digits(text + 8, date.day, 2);
     text[10] = 'T';
     put_digits(text + 11, second_of_day / 3600, 2);
     text[13] = ':';

@@ -19,6 +19,17 @@ uint64_t clock_mono_us(void);
 /* Milliseconds since 1970-01-01T00:00:00Z of the wall clock. Any thread. */
 uint64_t clock_wall_ms(void);
 
+/* A day of the Gregorian calendar: month 1 to 12, day 1 to 31. */
+struct clock_date {
+    uint64_t year;
+    uint64_t month;
+    uint64_t day;
+};
+
+/* The date of the day that lies `days` days behind 1970-01-01. Pure: no libc call, so no lock and
+ * no time zone file. Any thread. */
+struct clock_date clock_date_of_day(uint64_t days);
+
 /* Length of clock_format_rfc3339()'s text, without a terminating NUL. */
 enum { CLOCK_RFC3339_LENGTH = 24 };
 

@@ -2,6 +2,7 @@
 
 #include "format/http_fields.h"
 
+#include "base/clock.h"
 #include "format/json_text.h"
 
 /* ---- allow-lists ----------------------------------------------------------------------------- */
@@ -105,24 +106,13 @@ void http_date_format(uint64_t wall_s, char *text)
     wall_s = wall_s < last_s ? wall_s : last_s;
     uint64_t day = wall_s / 86400;
     uint64_t second = wall_s % 86400;
-    /* Days to a civil date, counted from 0000-03-01 so that a leap day ends its year (Howard
-     * Hinnant, "chrono-compatible low-level date algorithms"). */
-    uint64_t shifted = day + 719468;
-    uint64_t era = shifted / 146097;
-    uint64_t day_of_era = shifted % 146097;
-    uint64_t year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-    uint64_t day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    uint64_t month_from_march = (5 * day_of_year + 2) / 153;
-    uint64_t day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    uint64_t month = month_from_march < 10 ? month_from_march + 2 : month_from_march - 10;
-    uint64_t year = year_of_era + era * 400 + (month < 2 ? 1 : 0);
+    struct clock_date date = clock_date_of_day(day);
 
     memcpy(text, "Ddd, 00 Mmm 0000 00:00:00 GMT", HTTP_DATE_LENGTH);
     memcpy(text, days + 3 * (day % 7), 3);
-    put_digits(text + 5, day_of_month, 2);
-    memcpy(text + 8, months + 3 * month, 3);
-    put_digits(text + 12, year, 4);
+    put_digits(text + 5, date.day, 2);
+    memcpy(text + 8, months + 3 * (date.month - 1), 3);
+    put_digits(text + 12, date.year, 4);
     put_digits(text + 17, second / 3600, 2);
     put_digits(text + 20, second / 60 % 60, 2);
     put_digits(text + 23, second % 60, 2);
