@@ -19,6 +19,7 @@
 #include "gateway/gateway.h"
 #include "model/route.h"
 #include "net/upstream.h"
+#include "store/store.h"
 
 enum {
     FLIGHT_POLL_MS = 500,
@@ -90,6 +91,12 @@ void flight_leave(struct gateway *gateway, struct request_handle handle, const s
  * of it before serves anybody from now on, on whatever worker. To be called before the caller is
  * answered. `route` names endpoint and job, whatever its operation. */
 void flight_forget(struct gateway *gateway, const struct route *route);
+
+/* The collector claimed this job: its flight's worker asks upstream (or takes what a caller's request
+ * has just brought), stores what has ended, puts the rest back on the schedule under job->fence, and
+ * tells collector_settled(). Copies what it needs. False without memory: the lease then lapses. Any
+ * thread. */
+MUST_CHECK bool flight_post_poll(struct gateway_shared *shared, const struct store_job *job);
 
 /* Gives a reference back. Any thread. NULL is allowed. */
 void flight_answer_unref(struct flight_answer *answer);

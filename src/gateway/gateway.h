@@ -20,11 +20,17 @@
 #include "net/upstream.h"
 
 struct breaker;
+struct collector;
 struct failed_attempts;
 struct flights;
 struct gateway;
 struct operation;
+struct hot_cache;
 struct request_pool;
+struct result_codec;
+struct store;
+struct store_client;
+struct streams;
 
 /* Names a request across threads and waits: a late answer finds nothing instead of freed memory. */
 struct request_handle {
@@ -38,6 +44,10 @@ struct gateway_shared {
     struct body_budget *budget;
     struct upstream_identity *identity;
     struct failed_attempts *failed_attempts;
+    struct store *store;
+    struct hot_cache *hot_cache;       /* results of all workers */
+    struct result_codec *codec;        /* compresses and expands large results on its own thread */
+    struct collector *collector;       /* says which job is polled when */
     struct gateway **gateways; /* one per worker; complete before any of them serves */
     size_t gateway_count;
 };
@@ -53,6 +63,8 @@ struct gateway {
     struct upstream *upstream;
     struct breaker *breaker;
     struct flights *flights;
+    struct streams *streams;
+    struct store_client *store;
     struct request_pool *requests;
     struct key_hasher *hasher;
     struct http_date_cache date;
