@@ -32,10 +32,30 @@ static const struct problem_text texts[PROBLEM_COUNT] = {
     [PROBLEM_METHOD_UNKNOWN] = {501, "method_unknown", "This method is not implemented."},
     [PROBLEM_IDEMPOTENCY_KEY] = {501, "idempotency_key_unsupported",
                                  "Idempotency-Key is not supported by this version."},
+    [PROBLEM_BAD_IDEMPOTENCY_KEY] = {400, "bad_idempotency_key",
+                                     "Idempotency-Key must be 1 to 255 visible characters, given "
+                                     "once."},
+    [PROBLEM_IDEMPOTENCY_MISMATCH] = {422, "idempotency_mismatch",
+                                      "This Idempotency-Key was used with another request."},
+    [PROBLEM_IDEMPOTENCY_IN_FLIGHT] = {409, "idempotency_in_flight",
+                                       "The first request with this Idempotency-Key has no outcome "
+                                       "yet; try again soon."},
     [PROBLEM_VERSION] = {505, "http_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here."},
     [PROBLEM_BAD_WAIT] = {400, "bad_wait", "wait must be a number of milliseconds, given once."},
     [PROBLEM_BAD_TTL] = {400, "bad_ttl", "ttl must be a number of milliseconds, given once."},
     [PROBLEM_BAD_QUERY] = {400, "bad_query", "The query has bytes that no query may hold."},
+    [PROBLEM_BAD_CURSOR] = {400, "bad_cursor", "cursor must be as an answer before gave it."},
+    [PROBLEM_BAD_LIMIT] = {400, "bad_limit", "limit must be a number from 1 to 1000, given once."},
+    [PROBLEM_BAD_SINCE] =
+        {400, "bad_since",
+         "since must be a time as 2026-01-31T12:00:00Z or milliseconds since 1970, "
+         "given once."},
+    [PROBLEM_BAD_STATUS] = {400, "bad_status",
+                            "status must be one of IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, "
+                            "CANCELLED and TIMED_OUT, given once."},
+    [PROBLEM_BAD_FROM] = {400, "bad_from",
+                          "from must be the number of a chunk, counted from 0, given once."},
+    [PROBLEM_RANGE] = {416, "bad_range", "The range lies outside of the result."},
     [PROBLEM_INVALID_JSON] = {400, "invalid_json", "The body is not valid JSON."},
     [PROBLEM_OVERLOADED] = {503, "overloaded",
                             "podgate is short of memory or descriptors; try again soon."},
@@ -65,6 +85,27 @@ static const struct problem_text texts[PROBLEM_COUNT] = {
     [PROBLEM_SUBMIT_TIMEOUT] = {504, "submit_unknown",
                                 "The upstream did not answer in time: the job may or may not have "
                                 "been accepted."},
+    [PROBLEM_UPSTREAM_MISMATCH] = {502, "upstream_mismatch",
+                                   "The upstream's answer names another job."},
+    [PROBLEM_JOB_NOT_FOUND] = {404, "job_not_found", "There is no such job."},
+    [PROBLEM_RESULT_LOST] = {404, "result_lost",
+                             "The upstream no longer knows this job, and its result was never "
+                             "seen."},
+    [PROBLEM_JOB_EXPIRED] = {404, "job_expired",
+                             "The job ended; the time for which it was to be kept has passed."},
+    [PROBLEM_RESULT_TOO_LARGE] = {404, "result_too_large",
+                                  "The job ended; its result was too large to be kept, and the "
+                                  "upstream no longer has it."},
+    [PROBLEM_RESULT_DELETED] = {404, "result_deleted", "The job ended; its result was deleted."},
+    [PROBLEM_RESULT_EVICTED] = {404, "result_evicted",
+                                "The job ended; its result made room for newer ones."},
+    [PROBLEM_RETRY_STATE] = {400, "retry_wrong_state",
+                             "Only a job that is FAILED or TIMED_OUT can be retried."},
+    [PROBLEM_JOB_NOT_ENDED] = {409, "job_not_ended", "The job has not ended: it has no result."},
+    [PROBLEM_STORE_UNAVAILABLE] = {503, "store_unavailable",
+                                   "podgate's store can't be used now; try again soon."},
+    [PROBLEM_CAPACITY] = {503, "capacity",
+                          "This endpoint has too many outstanding jobs; try again later."},
 };
 
 const struct problem_text *problem_text(enum problem problem)

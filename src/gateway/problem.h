@@ -27,11 +27,20 @@ enum problem {
     PROBLEM_RATE_LIMITED,
     PROBLEM_CONCURRENCY_LIMITED,
     PROBLEM_METHOD_UNKNOWN,
-    PROBLEM_IDEMPOTENCY_KEY,
+    PROBLEM_IDEMPOTENCY_KEY, /* a version without a ledger */
+    PROBLEM_BAD_IDEMPOTENCY_KEY,
+    PROBLEM_IDEMPOTENCY_MISMATCH,  /* the key was used with another request */
+    PROBLEM_IDEMPOTENCY_IN_FLIGHT, /* the key's first request has no outcome yet */
     PROBLEM_VERSION,
     PROBLEM_BAD_WAIT,
     PROBLEM_BAD_TTL,
     PROBLEM_BAD_QUERY,
+    PROBLEM_BAD_CURSOR,
+    PROBLEM_BAD_LIMIT,
+    PROBLEM_BAD_SINCE,
+    PROBLEM_BAD_STATUS,
+    PROBLEM_BAD_FROM,
+    PROBLEM_RANGE,
     PROBLEM_INVALID_JSON,
     PROBLEM_OVERLOADED,
     PROBLEM_UPSTREAM_CREDENTIAL,
@@ -47,6 +56,18 @@ enum problem {
     PROBLEM_UPSTREAM_UNAVAILABLE, /* the breaker is open */
     PROBLEM_SUBMIT_UNKNOWN,
     PROBLEM_SUBMIT_TIMEOUT,
+    PROBLEM_UPSTREAM_MISMATCH, /* the answer names another job, or one that is another's */
+    PROBLEM_JOB_NOT_FOUND,     /* unknown and foreign ids alike, byte for byte */
+    /* To a job's owner, what became of a result that is gone. */
+    PROBLEM_RESULT_LOST,
+    PROBLEM_JOB_EXPIRED,
+    PROBLEM_RESULT_TOO_LARGE,
+    PROBLEM_RESULT_DELETED,
+    PROBLEM_RESULT_EVICTED,
+    PROBLEM_RETRY_STATE,
+    PROBLEM_JOB_NOT_ENDED, /* deleting what isn't there yet */
+    PROBLEM_STORE_UNAVAILABLE,
+    PROBLEM_CAPACITY, /* more jobs than can be followed to their end */
     PROBLEM_COUNT
 };
 
