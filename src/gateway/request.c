@@ -10,7 +10,9 @@
 #include "format/http_fields.h"
 #include "format/json_scan.h"
 #include "gateway/cors.h"
+#include "gateway/request_private.h"
 #include "model/metric_catalogue.h"
+#include "store/store.h"
 
 /* From a head to the log line, in the order in which it happens: begin, route, admit, body, work,
  * end. How an answer is put together stands in request_reply.c. */
@@ -18,17 +20,28 @@
 /* ---- states ---------------------------------------------------------------------------------- */
 
 static const char *const work_names[] = {
-    [WORK_ADMITTING] = "admitting",     [WORK_DELAYED] = "delayed", [WORK_IN_FLIGHT] = "in_flight",
-    [WORK_AT_UPSTREAM] = "at_upstream", [WORK_DONE] = "done",
+    [WORK_ADMITTING] = "admitting",
+    [WORK_DELAYED] = "delayed",
+    [WORK_IN_STORE] = "in_store",
+    [WORK_IN_FLIGHT] = "in_flight",
+    [WORK_AT_UPSTREAM] = "at_upstream",
+    [WORK_RECORDING] = "recording",
+    [WORK_DONE] = "done",
 };
 
 #define TO(state) (1u << (state))
 
 static const unsigned legal_work[] = {
-    [WORK_ADMITTING] = TO(WORK_DELAYED) | TO(WORK_IN_FLIGHT) | TO(WORK_AT_UPSTREAM) | TO(WORK_DONE),
+    [WORK_ADMITTING] = TO(WORK_DELAYED) | TO(WORK_IN_STORE) | TO(WORK_IN_FLIGHT) |
+                       TO(WORK_AT_UPSTREAM) | TO(WORK_RECORDING) | TO(WORK_DONE),
     [WORK_DELAYED] = TO(WORK_DONE),
-    [WORK_IN_FLIGHT] = TO(WORK_AT_UPSTREAM) | TO(WORK_DONE),
-    [WORK_AT_UPSTREAM] = TO(WORK_DONE),
+    [WORK_IN_STORE] = TO(WORK_IN_STORE) | TO(WORK_IN_FLIGHT) | TO(WORK_AT_UPSTREAM) |
+                      TO(WORK_RECORDING) | TO(WORK_DONE),
+    [WORK_IN_FLIGHT] =
+        TO(WORK_IN_STORE) | TO(WORK_AT_UPSTREAM) | TO(WORK_RECORDING) | TO(WORK_DONE),
+    [WORK_AT_UPSTREAM] = TO(WORK_IN_STORE) | TO(WORK_RECORDING) | TO(WORK_DONE),
+    [WORK_RECORDING] = TO(WORK_RECORDING) | TO(WORK_IN_STORE) | TO(WORK_IN_FLIGHT) |
+                       TO(WORK_AT_UPSTREAM) | TO(WORK_DONE),
     [WORK_DONE] = 0,
 };
 
@@ -38,8 +51,6 @@ static const unsigned legal_caller[] = {
     [CALLER_SENDING] = TO(CALLER_DONE),
     [CALLER_DONE] = 0,
 };
-
-static void finish(struct request *request);
 
 static void report_illegal_move(struct request *request, const char *side)
 {
@@ -55,10 +66,19 @@ static void report_illegal_move(struct request *request, const char *side)
 #endif
 }
 
+/* Nobody waits for the reply any more; what it writes is written. */
+static void drop_store_call(struct request *request)
+{
+    if (request->store_call) {
+        store_cancel(request->store_call);
+        request->store_call = NULL;
+    }
+}
+
 static void finish_when_done(struct request *request)
 {
     if (request->work == WORK_DONE && request->caller == CALLER_DONE && !request->dead) {
-        finish(request);
+        request_finish(request);
     }
 }
 
@@ -68,6 +88,9 @@ void request_move_work(struct request *request, enum work_state work)
         report_illegal_move(request, "work");
     }
     request->work = work;
+    if (work == WORK_DONE) {
+        drop_store_call(request);
+    }
     finish_when_done(request);
 }
 
@@ -85,177 +108,42 @@ bool request_has_caller(const struct request *request)
     return request->inbound.connection != NULL;
 }
 
-/* ---- the pool -------------------------------------------------------------------------------- */
-
-/* Free requests that are kept for the next callers; more than this go back to the heap. */
-enum { POOL_KEPT = 2048 };
-
-struct request_pool {
-    struct gateway *gateway;
-    struct request **slots; /* by handle.slot; never shrinks */
-    uint64_t *generations;
-    uint32_t *free_slots;
-    struct request *free_requests[POOL_KEPT];
-    size_t free_request_count;
-    size_t running;
-    uint32_t slot_count;
-    uint32_t free_slot_count;
-    uint32_t slot_capacity;
-};
-
-struct request_pool *request_pool_create(struct gateway *gateway)
+static struct request *request_of(struct inbound *inbound)
 {
-    struct request_pool *pool = calloc(1, sizeof *pool);
-
-    if (pool) {
-        pool->gateway = gateway;
-    }
-    return pool;
+    return (struct request *)(void *)inbound;
 }
 
-void request_pool_destroy(struct request_pool *pool)
-{
-    if (!pool) {
-        return;
-    }
-    for (uint32_t i = 0; i < pool->slot_count; i++) {
-        struct request *request = pool->slots[i];
+/* ---- questions to the store ------------------------------------------------------------------ */
 
-        if (request) {
-            /* The loop has stopped: what still runs ends without an answer. */
-            request->inbound.connection = NULL;
-            if (!request->dead) {
-                request->caller = CALLER_DONE;
-                request->work = WORK_DONE;
-                finish(request);
-            }
-        }
-    }
-    loop_flush_graves(pool->gateway->loop);
-    for (size_t i = 0; i < pool->free_request_count; i++) {
-        free(pool->free_requests[i]);
-    }
-    free(pool->slots);
-    free(pool->generations);
-    free(pool->free_slots);
-    free(pool);
+static void on_store_reply(void *argument, const struct store_reply *reply)
+{
+    struct request *request = argument;
+    request_on_store *then = request->store_then;
+
+    request->store_call = NULL;
+    then(request, reply);
 }
 
-size_t request_pool_running(const struct request_pool *pool)
+bool request_ask_store(struct request *request, const struct store_question *question,
+                       request_on_store *then)
 {
-    return pool->running;
-}
-
-static bool grow_array(void **array, size_t count, size_t size)
-{
-    void *grown = reallocarray(*array, count, size);
-
-    if (!grown) {
+    request->store_call = store_ask(request->gateway->store, question, on_store_reply, request);
+    if (!request->store_call) {
         return false;
     }
-    *array = grown;
-    return true;
-}
-
-static bool grow_slots(struct request_pool *pool)
-{
-    uint32_t capacity = pool->slot_capacity > 0 ? pool->slot_capacity * 2 : 64;
-    void *slots = pool->slots;
-    void *generations = pool->generations;
-    void *free_slots = pool->free_slots;
-    bool grown = grow_array(&slots, capacity, sizeof *pool->slots);
-
-    pool->slots = slots;
-    grown = grown && grow_array(&generations, capacity, sizeof *pool->generations);
-    pool->generations = generations;
-    grown = grown && grow_array(&free_slots, capacity, sizeof *pool->free_slots);
-    pool->free_slots = free_slots;
-    if (grown) {
-        pool->slot_capacity = capacity;
+    request->store_then = then;
+    if (request->work != WORK_RECORDING) {
+        request_move_work(request, WORK_IN_STORE);
     }
-    return grown;
-}
-
-static bool take_slot(struct request_pool *pool, uint32_t *slot)
-{
-    if (pool->free_slot_count > 0) {
-        *slot = pool->free_slots[--pool->free_slot_count];
-        return true;
-    }
-    if (pool->slot_count == pool->slot_capacity && !grow_slots(pool)) {
-        return false;
-    }
-    *slot = pool->slot_count++;
-    pool->generations[*slot] = 0;
     return true;
 }
 
 static struct inbound *create_inbound(void *owner, struct connection *connection)
 {
-    struct gateway *gateway = owner;
-    struct request_pool *pool = gateway->requests;
-    struct request *request;
-    uint32_t slot;
+    struct request *request = request_pool_take(owner);
 
     (void)connection;
-    if (!take_slot(pool, &slot)) {
-        return NULL;
-    }
-    if (pool->free_request_count > 0) {
-        request = pool->free_requests[--pool->free_request_count];
-    } else {
-        request = malloc(sizeof *request);
-        if (!request) {
-            pool->free_slots[pool->free_slot_count++] = slot;
-            return NULL;
-        }
-    }
-    /* Everything behind the inbound and before the two storages at the end: those are written
-     * before they are read. */
-    memset((char *)request + sizeof request->inbound, 0,
-           offsetof(struct request, sent_head_storage) - sizeof request->inbound);
-    builder_init(&request->sent_head, request->sent_head_storage,
-                 sizeof request->sent_head_storage);
-    builder_init(&request->reply, request->reply_storage, sizeof request->reply_storage);
-    request->gateway = gateway;
-    request->handle = (struct request_handle){.gateway_index = (uint32_t)gateway->index,
-                                              .slot = slot,
-                                              .generation = ++pool->generations[slot]};
-    pool->slots[slot] = request;
-    pool->running++;
-    return &request->inbound;
-}
-
-static void destroy(void *object)
-{
-    struct request *request = object;
-    struct request_pool *pool = request->gateway->requests;
-
-    inbound_clear(&request->inbound);
-    builder_clear(&request->sent_head);
-    builder_clear(&request->reply);
-    pool->free_slots[pool->free_slot_count++] = request->handle.slot;
-    if (pool->free_request_count < POOL_KEPT) {
-        pool->free_requests[pool->free_request_count++] = request;
-    } else {
-        free(request);
-    }
-}
-
-struct request *request_find(struct gateway *gateway, struct request_handle handle)
-{
-    struct request_pool *pool = gateway->requests;
-
-    if (handle.slot >= pool->slot_count || pool->generations[handle.slot] != handle.generation ||
-        !pool->slots[handle.slot] || pool->slots[handle.slot]->dead) {
-        return NULL;
-    }
-    return pool->slots[handle.slot];
-}
-
-static struct request *request_of(struct inbound *inbound)
-{
-    return (struct request *)(void *)inbound;
+    return request ? &request->inbound : NULL;
 }
 
 /* ---- begin ----------------------------------------------------------------------------------- */
@@ -575,11 +463,21 @@ static void abandon_work(struct request *request)
     request_move_work(request, WORK_DONE);
 }
 
+/* True for work that is carried to its end when its caller has left. */
+static bool goes_on_alone(const struct request *request)
+{
+    const struct operation *operation = &request->gateway->operations[request->route.operation];
+
+    return request->work == WORK_RECORDING ||
+           (operation->survives_caller &&
+            (request->work == WORK_AT_UPSTREAM || request->work == WORK_IN_STORE));
+}
+
 static void on_hangup(void *owner, struct inbound *inbound)
 {
     struct request *request = request_of(inbound);
-    struct gateway *gateway = owner;
 
+    (void)owner;
     if (!request->begun) {
         request->work = WORK_DONE;
         request_move_caller(request, CALLER_DONE);
@@ -590,9 +488,7 @@ static void on_hangup(void *owner, struct inbound *inbound)
     }
     request->reason = "caller_gone";
     request_move_caller(request, CALLER_DONE);
-    if (request->work != WORK_DONE &&
-        !(request->work == WORK_AT_UPSTREAM &&
-          gateway->operations[request->route.operation].survives_caller)) {
+    if (request->work != WORK_DONE && !goes_on_alone(request)) {
         abandon_work(request);
     }
 }
@@ -678,7 +574,7 @@ static void count_done(const struct request *request, uint64_t duration_us)
     metrics_add(metrics, METRIC_SENT_BYTES, 0, 0, (int64_t)request->inbound.sent_bytes);
 }
 
-static void finish(struct request *request)
+void request_finish(struct request *request)
 {
     struct gateway *gateway = request->gateway;
 
@@ -689,6 +585,10 @@ static void finish(struct request *request)
         log_done(request, duration_us);
         count_done(request, duration_us);
         admission_release(&request->ticket);
+    }
+    drop_store_call(request); /* when the process ends in the middle of it */
+    if (request->has_route && gateway->operations[request->route.operation].release) {
+        gateway->operations[request->route.operation].release(request);
     }
     if (request->delay_event) {
         event_free(request->delay_event);
@@ -702,7 +602,5 @@ static void finish(struct request *request)
     request->held = NULL;
     config_unref(request->config);
     request->config = NULL;
-    gateway->requests->slots[request->handle.slot] = NULL;
-    gateway->requests->running--;
-    loop_bury(gateway->loop, &request->grave, destroy, request);
+    request_pool_bury(request);
 }

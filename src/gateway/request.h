@@ -29,8 +29,10 @@ enum caller_state { CALLER_READING, CALLER_WAITING, CALLER_SENDING, CALLER_DONE 
 enum work_state {
     WORK_ADMITTING,   /* the head is being judged, or the body is being read */
     WORK_DELAYED,     /* a refusal waits, because this address failed too often */
+    WORK_IN_STORE,    /* waits for the store */
     WORK_IN_FLIGHT,   /* joined to a shared upstream request */
     WORK_AT_UPSTREAM, /* has an upstream request of its own */
+    WORK_RECORDING,   /* upstream has answered, the ledger is being written: never abandoned */
     WORK_DONE
 };
 
@@ -38,6 +40,10 @@ enum { REQUEST_ID_BYTES = 32, REQUEST_WIRE_BYTES = 704, REQUEST_JOB_BYTES = 128 
 
 struct relay_plan;
 struct request;
+struct store_call;
+struct store_question;
+struct store_reply;
+struct submission;
 
 /* What an operation is to the life of a request. The table of all stands in operation_table.c. */
 struct operation {
@@ -45,10 +51,15 @@ struct operation {
     bool takes_json;                        /* a body that isn't JSON is refused here */
     bool survives_caller;                   /* the work goes on when the caller leaves */
     void (*start)(struct request *request); /* head and body are there: answer, or go to work */
-    /* The caller left, or the process ends, while the work goes on: stop it. NULL: nothing to stop
-     * besides the exchange. */
+    /* The caller left while the work is WORK_IN_FLIGHT: stop it. NULL: nothing to stop besides the
+     * exchange and the question to the store, which are dropped anyway. */
     void (*abandon)(struct request *request);
+    /* The request is over: free what the operation kept in it. NULL: nothing. */
+    void (*release)(struct request *request);
 };
+
+/* Takes the reply to a question to the store. */
+typedef void request_on_store(struct request *request, const struct store_reply *reply);
 
 /* Owned by its worker's pool. Dead when `caller` and `work` are both done. */
 struct request {
@@ -70,6 +81,10 @@ struct request {
     char id_text[REQUEST_ID_BYTES];
     uint64_t started_us;
     struct body *body; /* the caller's; one reference */
+
+    struct store_call *store_call; /* the question to the store that is under way, or NULL */
+    request_on_store *store_then;
+    struct submission *submission; /* of a submit: its life in the ledger (ledger_private.h) */
 
     struct upstream_exchange *exchange;
     const struct relay_plan *plan;
@@ -121,6 +136,12 @@ void request_move_work(struct request *request, enum work_state work);
 
 /* The same for the caller's side. */
 void request_move_caller(struct request *request, enum caller_state caller);
+
+/* Asks the store; `then` is called with the reply, later, unless the request is over by then. Moves
+ * the work to WORK_IN_STORE, unless it is WORK_RECORDING. One question at a time. False without
+ * memory: nothing was asked. */
+MUST_CHECK bool request_ask_store(struct request *request, const struct store_question *question,
+                                  request_on_store *then);
 
 /* Answers with one of podgate's own errors, if somebody still waits for an answer, and ends the
  * work; an exchange that is still under way is aborted. `retry_after_s` 0: no Retry-After. */
