@@ -198,6 +198,17 @@ const struct config_endpoint *config_find_endpoint(const struct config *config, 
     return &config->endpoints[found == SIZE_MAX ? 0 : found];
 }
 
+uint64_t config_endpoint_keep_ms(const struct config_endpoint *endpoint, enum job_state state)
+{
+    if (state == JOB_COMPLETED)
+        return endpoint->retention_completed_ms;
+    if (state == JOB_CANCELLED && endpoint->retention_cancelled_ms > 0)
+        return endpoint->retention_cancelled_ms;
+    if (state == JOB_TIMED_OUT && endpoint->retention_timed_out_ms > 0)
+        return endpoint->retention_timed_out_ms;
+    return endpoint->retention_failed_ms;
+}
+
 /* ---- what a key may do ----------------------------------------------------------------------- */
 
 static bool matches(struct view pattern, struct view endpoint)

@@ -25,6 +25,7 @@
 #include "base/compiler.h"
 #include "base/log.h"
 #include "model/address.h"
+#include "model/job.h"
 #include "model/key_state.h"
 #include "model/limit.h"
 
@@ -123,9 +124,12 @@ struct config_store {
     enum config_on_outage on_outage;
     struct view path;
     struct view url;
+    struct view user;          /* of Redis's ACL; empty: its default user */
+    struct view password_file; /* empty: none */
     struct view prefix;
     bool require_durable;
     uint32_t instances;
+    struct view input_key_file; /* kept inputs are encrypted with it; empty: they aren't */
 };
 
 struct config_memory {
@@ -138,6 +142,8 @@ struct config_memory {
 struct config_retention {
     uint64_t completed_ms;
     uint64_t failed_ms;
+    uint64_t cancelled_ms; /* 0: as failed_ms */
+    uint64_t timed_out_ms; /* 0: as failed_ms */
     uint64_t max_result_bytes;
     uint64_t max_total_bytes;
 };
@@ -202,10 +208,13 @@ struct config_endpoint {
     enum config_stream_cancelled stream_cancelled;
     bool keep_input;
     bool capture_stream;
-    uint64_t status_freshness_ms; /* 0: every status goes to upstream */
-    uint64_t phantom_grace_ms;    /* 0: off */
-    uint64_t retention_completed_ms;
+    uint64_t status_freshness_ms;    /* 0: every status goes to upstream */
+    uint64_t phantom_grace_ms;       /* 0: off */
+    uint64_t retention_completed_ms; /* see config_endpoint_keep_ms() */
     uint64_t retention_failed_ms;
+    uint64_t retention_cancelled_ms; /* 0: as failed */
+    uint64_t retention_timed_out_ms; /* 0: as failed */
+    uint64_t max_result_bytes;
 };
 
 /* The snapshot. */
@@ -216,7 +225,7 @@ struct config {
     size_t listen_count;
     struct config_networks proxy_protocol_from;
     struct config_address admin_listen; /* address_length 0 and no path: off */
-    struct view admin_socket;           /* a path; empty: off */
+    struct view admin_socket;           /* a path; empty: off. Under systemd set by default */
     struct view admin_token_file;       /* empty: no dashboard */
     uint32_t workers;                   /* 0: one per core */
     uint64_t drain_timeout_ms;
@@ -296,6 +305,10 @@ const struct config_key *config_find_key(const struct config *config, struct vie
 
 /* The section for an endpoint, else the one of "*". Never NULL. Any thread, no lock. */
 const struct config_endpoint *config_find_endpoint(const struct config *config, struct view name);
+
+/* How long the result of a job that ended in `state` is kept: FAILED's retention counts for what
+ * has none of its own. */
+uint64_t config_endpoint_keep_ms(const struct config_endpoint *endpoint, enum job_state state);
 
 /* True when team and key both allow the endpoint: exact names, "prefix*" and "*". The endpoint
  * `flash` (it reaches any other by headers) must be named exactly by the key's list, or by the

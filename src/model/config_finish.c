@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -175,6 +176,9 @@ static void finish_endpoints(struct config_loader *loader)
     defaults.name = VIEW("*");
     defaults.retention_completed_ms = config->retention.completed_ms;
     defaults.retention_failed_ms = config->retention.failed_ms;
+    defaults.retention_cancelled_ms = config->retention.cancelled_ms;
+    defaults.retention_timed_out_ms = config->retention.timed_out_ms;
+    defaults.max_result_bytes = config->retention.max_result_bytes;
     size_t star = SIZE_MAX;
     for (size_t i = 0; star == SIZE_MAX && i < opened->read; i++)
         if (view_equal(private->endpoints[i].name, VIEW("*")))
@@ -209,6 +213,36 @@ static void finish_endpoints(struct config_loader *loader)
 
 /* ---- sections that belong together ----------------------------------------------------------- */
 
+/* A service has a directory for it; whoever starts podgate by hand may have none that it can write
+ * to, and shall not fail for what wasn't asked for. */
+static void default_admin_socket(struct config_loader *loader)
+{
+    int option = config_option_find(CONFIG_SECTION_ROOT, "admin_socket");
+    const char *directories = getenv("RUNTIME_DIRECTORY");
+    char *path;
+    if (!loader->check_files || loader->seen[CONFIG_SECTION_ROOT].options[option].line > 0 ||
+        directories == NULL || *directories != '/')
+        return;
+    /* Several are separated by colons; the first one is podgate's. */
+    if (asprintf(&path, "%.*s/admin.sock", (int)strcspn(directories, ":"), directories) < 0) {
+        loader->out_of_memory = true;
+        return;
+    }
+    if (!config_copy(loader->config, view_of_string(path), &loader->config->admin_socket))
+        loader->out_of_memory = true;
+    free(path);
+}
+
+/* The address of a Unix socket has room for so much only. */
+static void check_admin_socket(struct config_loader *loader)
+{
+    struct sockaddr_un name;
+    if (loader->config->admin_socket.length >= sizeof name.sun_path)
+        config_error(loader->errors, option_at(loader, CONFIG_SECTION_ROOT, "admin_socket"),
+                     "admin_socket has %zu bytes, expected at most %zu",
+                     loader->config->admin_socket.length, sizeof name.sun_path - 1);
+}
+
 static void finish_root(struct config_loader *loader)
 {
     struct config *config = loader->config;
@@ -218,7 +252,9 @@ static void finish_root(struct config_loader *loader)
     config->proxy_protocol_from = root->proxy_protocol_from;
     config->admin_listen = root->admin_listen;
     config->admin_socket = root->admin_socket;
+    default_admin_socket(loader);
     config->admin_token_file = root->admin_token_file;
+    check_admin_socket(loader);
     config->workers = root->workers;
     config->drain_timeout_ms = root->drain_timeout_ms;
     config->cors_origins = root->cors_origins;
@@ -336,6 +372,16 @@ static void check_pairs(struct config_loader *loader)
     if (config->retention.max_result_bytes > config->retention.max_total_bytes)
         config_error(loader->errors, option_at(loader, CONFIG_SECTION_RETENTION, "max_result"),
                      "max_result is above max_total, expected at most max_total");
+    for (size_t i = 0; i < config->endpoint_count; i++)
+        if (config->endpoints[i].max_result_bytes > config->retention.max_total_bytes &&
+            config->retention.max_result_bytes <= config->retention.max_total_bytes)
+            config_error(loader->errors, loader->position,
+                         "max_result of endpoint \"%.64s\" is above max_total, expected at most "
+                         "max_total",
+                         config->endpoints[i].name.data);
+    if (config->store.user.length > 0 && config->store.password_file.length == 0)
+        config_error(loader->errors, option_at(loader, CONFIG_SECTION_STORE, "user"),
+                     "user has no password, expected password_file");
     /* 20 MiB is the largest body of one /runsync. */
     if (config->memory.bodies_bytes < UINT64_C(20) << 20)
         config_warning(loader->errors, option_at(loader, CONFIG_SECTION_MEMORY, "bodies"),

@@ -75,7 +75,8 @@ static uint32_t read_options(struct config_loader *loader, enum config_section_n
     for (size_t i = 0; description->repeated && i < description->option_count; i++) {
         const struct config_option *option = &description->options[i];
         bool needed = option->minimum > 0 && option->fallback == NULL && !option->later &&
-                      !config_kind_is_list(option->kind) && option->kind != CONFIG_KIND_DURATION;
+                      !config_kind_is_list(option->kind) && option->kind != CONFIG_KIND_DURATION &&
+                      option->kind != CONFIG_KIND_SIZE;
         if (needed && (set & UINT32_C(1) << i) == 0)
             config_error(loader->errors, position, "%s%s%s%s has no %s, expected %s = \"...\"",
                          description->name, parsed->title != NULL ? " \"" : "",

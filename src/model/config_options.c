@@ -37,7 +37,7 @@ static const struct config_option root_options[] = {
     OPTION("listen", ADDRESSES, R, listen, "127.0.0.1:8080", BOUNDS(1, 64)),
     OPTION("proxy_protocol_from", NETWORKS, R, proxy_protocol_from, NULL, BOUNDS(0, 256)),
     OPTION("admin_listen", ADDRESS, R, admin_listen, "127.0.0.1:8081", BOUNDS(0, 1)),
-    OPTION("admin_socket", PATH, R, admin_socket, NULL, LATER),
+    OPTION("admin_socket", PATH, R, admin_socket, NULL, BOUNDS(0, 1)),
     OPTION("admin_token_file", SECRET, R, admin_token_file, NULL, LATER),
     OPTION("workers", COUNT, R, workers, "0", BOUNDS(0, 256)),
     OPTION("drain_timeout", DURATION, R, drain_timeout_ms, "30s", BOUNDS(0, HOUR)),
@@ -73,29 +73,31 @@ static const struct config_option upstream_options[] = {
     OPTION("max_connections", COUNT, U, fields.max_connections, "1024", BOUNDS(1, 1000000)),
     OPTION("max_waiting", COUNT, U, fields.max_waiting, "4096", BOUNDS(0, 1000000)),
     OPTION("waiting_timeout", DURATION, U, fields.waiting_timeout_ms, "2s", BOUNDS(10, HOUR)),
-    OPTION("retention_run", DURATION, U, fields.retention_run_ms, "30m", BOUNDS(100, 365 * DAY),
-           LATER),
+    OPTION("retention_run", DURATION, U, fields.retention_run_ms, "30m", BOUNDS(100, 365 * DAY)),
     OPTION("retention_runsync", DURATION, U, fields.retention_runsync_ms, "60s",
-           BOUNDS(100, 365 * DAY), LATER),
+           BOUNDS(100, 365 * DAY)),
 };
 #undef U
 
 #define S struct config_store
 static const struct config_option store_options[] = {
-    OPTION("backend", WORD, S, backend, "embedded", LATER, .words = words_backend),
-    OPTION("path", PATH, S, path, PODGATE_LOCALSTATEDIR "/lib/podgate/podgate.db", LATER),
-    OPTION("url", STORE_URL, S, url, "redis://127.0.0.1:6379/0", LATER),
-    OPTION("prefix", TEXT, S, prefix, "podgate", LATER, BOUNDS(1, 64)),
-    OPTION("on_outage", WORD, S, on_outage, "spool", LATER, .words = words_on_outage),
-    OPTION("require_durable", BOOLEAN, S, require_durable, "false", LATER),
-    OPTION("instances", COUNT, S, instances, "1", LATER, BOUNDS(1, 1000)),
+    OPTION("backend", WORD, S, backend, "embedded", .words = words_backend),
+    OPTION("path", PATH, S, path, PODGATE_LOCALSTATEDIR "/lib/podgate/podgate.db", BOUNDS(0, 1)),
+    OPTION("url", STORE_URL, S, url, "redis://127.0.0.1:6379/0", BOUNDS(0, 1)),
+    OPTION("user", TEXT, S, user, NULL, BOUNDS(0, 128)),
+    OPTION("password_file", SECRET, S, password_file, NULL, BOUNDS(0, 1)),
+    OPTION("prefix", TEXT, S, prefix, "podgate", BOUNDS(1, 64)),
+    OPTION("on_outage", WORD, S, on_outage, "spool", .words = words_on_outage),
+    OPTION("require_durable", BOOLEAN, S, require_durable, "false", BOUNDS(0, 1)),
+    OPTION("instances", COUNT, S, instances, "1", BOUNDS(1, 1000)),
+    OPTION("input_key_file", SECRET, S, input_key_file, NULL, BOUNDS(0, 1)),
 };
 #undef S
 
 #define M struct config_memory
 static const struct config_option memory_options[] = {
     OPTION("bodies", SIZE, M, bodies_bytes, "256MiB", BOUNDS(MIB, TIB)),
-    OPTION("hot_results", SIZE, M, hot_results_bytes, "128MiB", LATER, BOUNDS(0, TIB)),
+    OPTION("hot_results", SIZE, M, hot_results_bytes, "128MiB", BOUNDS(0, TIB)),
     OPTION("connections", COUNT, M, connections, "16384", BOUNDS(1, 10000000)),
     OPTION("connections_per_address", COUNT, M, connections_per_address, "4096",
            BOUNDS(0, 10000000)),
@@ -104,17 +106,19 @@ static const struct config_option memory_options[] = {
 
 #define N struct config_retention
 static const struct config_option retention_options[] = {
-    OPTION("completed", DURATION, N, completed_ms, "7d", LATER, BOUNDS(SECOND, 3650 * DAY)),
-    OPTION("failed", DURATION, N, failed_ms, "7d", LATER, BOUNDS(SECOND, 3650 * DAY)),
+    OPTION("completed", DURATION, N, completed_ms, "7d", BOUNDS(SECOND, 3650 * DAY)),
+    OPTION("failed", DURATION, N, failed_ms, "7d", BOUNDS(SECOND, 3650 * DAY)),
+    OPTION("cancelled", DURATION, N, cancelled_ms, "0", BOUNDS(0, 3650 * DAY)),
+    OPTION("timed_out", DURATION, N, timed_out_ms, "0", BOUNDS(0, 3650 * DAY)),
     OPTION("max_result", SIZE, N, max_result_bytes, "32MiB", BOUNDS(KIB, 1024 * MIB)),
-    OPTION("max_total", SIZE, N, max_total_bytes, "10GiB", LATER, BOUNDS(MIB, 1024 * TIB)),
+    OPTION("max_total", SIZE, N, max_total_bytes, "10GiB", BOUNDS(MIB, 1024 * TIB)),
 };
 #undef N
 
 #define C struct config_collector
 static const struct config_option collector_options[] = {
-    OPTION("first_poll", DURATION, C, first_poll_ms, "1s", LATER, BOUNDS(10, HOUR)),
-    OPTION("max_poll", DURATION, C, max_poll_ms, "20s", LATER, BOUNDS(100, HOUR)),
+    OPTION("first_poll", DURATION, C, first_poll_ms, "1s", BOUNDS(10, HOUR)),
+    OPTION("max_poll", DURATION, C, max_poll_ms, "20s", BOUNDS(100, HOUR)),
 };
 #undef C
 
@@ -162,17 +166,19 @@ static const struct config_option key_options[] = {
 
 #define E struct config_endpoint
 static const struct config_option endpoint_options[] = {
-    OPTION("retention_completed", DURATION, E, retention_completed_ms, NULL, LATER,
+    OPTION("retention_completed", DURATION, E, retention_completed_ms, NULL,
            BOUNDS(SECOND, 3650 * DAY)),
-    OPTION("retention_failed", DURATION, E, retention_failed_ms, NULL, LATER,
-           BOUNDS(SECOND, 3650 * DAY)),
-    OPTION("dedupe", WORD, E, dedupe, "off", LATER, .words = words_dedupe),
-    OPTION("runsync", WORD, E, runsync, "passthrough", LATER, .words = words_runsync),
-    OPTION("keep_input", BOOLEAN, E, keep_input, "false", LATER),
+    OPTION("retention_failed", DURATION, E, retention_failed_ms, NULL, BOUNDS(SECOND, 3650 * DAY)),
+    OPTION("retention_cancelled", DURATION, E, retention_cancelled_ms, NULL, BOUNDS(0, 3650 * DAY)),
+    OPTION("retention_timed_out", DURATION, E, retention_timed_out_ms, NULL, BOUNDS(0, 3650 * DAY)),
+    OPTION("max_result", SIZE, E, max_result_bytes, NULL, BOUNDS(KIB, 1024 * MIB)),
+    OPTION("dedupe", WORD, E, dedupe, "off", .words = words_dedupe),
+    OPTION("runsync", WORD, E, runsync, "passthrough", .words = words_runsync),
+    OPTION("keep_input", BOOLEAN, E, keep_input, "false", BOUNDS(0, 1)),
     OPTION("status_freshness", DURATION, E, status_freshness_ms, "500ms", BOUNDS(0, MINUTE)),
-    OPTION("capture_stream", BOOLEAN, E, capture_stream, "false", LATER),
-    OPTION("phantom_grace", DURATION, E, phantom_grace_ms, "150s", LATER, BOUNDS(0, HOUR)),
-    OPTION("stream_cancelled", WORD, E, stream_cancelled, "failed", LATER,
+    OPTION("capture_stream", BOOLEAN, E, capture_stream, "false", BOUNDS(0, 1)),
+    OPTION("phantom_grace", DURATION, E, phantom_grace_ms, "150s", BOUNDS(0, HOUR)),
+    OPTION("stream_cancelled", WORD, E, stream_cancelled, "failed",
            .words = words_stream_cancelled),
 };
 #undef E

@@ -255,6 +255,11 @@ static bool set_url(const struct config_setting *setting, bool proxy)
     return true;
 }
 
+static bool has_more_than(struct view text, struct view beginning)
+{
+    return view_starts_with(text, beginning) && text.length > beginning.length;
+}
+
 static bool set_store_url(const struct config_setting *setting)
 {
     const struct config_value *value = setting->values[0];
@@ -263,10 +268,15 @@ static bool set_store_url(const struct config_setting *setting)
         return config_refuse(setting, value,
                              "TLS to Redis is not in Debian 12's client, expected "
                              "\"redis://\" to a stunnel on this machine");
-    if (!view_starts_with(text, VIEW("redis://")) || text.length <= 8)
-        return config_refuse(setting, value, "expected \"redis://host:port/number\"");
+    if (!has_more_than(text, VIEW("redis://")) && !has_more_than(text, VIEW("redis+unix:///")) &&
+        !has_more_than(text, VIEW("redis+sentinel://")))
+        return config_refuse(setting, value,
+                             "expected \"redis://host:port/number\", \"redis+unix:///path\" or "
+                             "\"redis+sentinel://host:port/master/number\"");
     if (view_find_byte(text, '@') < text.length)
-        return config_refuse(setting, value, "expected a URL without user name and password");
+        return config_refuse(setting, value,
+                             "expected a URL without user name and password; those are the "
+                             "options user and password_file");
     return copy_text(setting, text, setting->field);
 }
 

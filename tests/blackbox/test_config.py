@@ -174,10 +174,15 @@ def test_start_with_a_mistake_ends_with_78_and_listens_nowhere(check):
 
 
 def test_options_of_later_versions_are_checked_and_warned_about(check):
-    done = check(GOOD + 'store {\n    backend = "redis"\n}\n')
+    done = check(GOOD + 'team "later" {\n    weight = 7\n}\n')
     assert done.returncode == 0
     assert "warning" in done.stderr
     assert f"{check.path}:" in done.stderr
+    assert check(GOOD + 'team "later" {\n    weight = "seven"\n}\n').returncode == 78
+
+
+def test_store_options_are_checked(check):
+    assert check(GOOD + 'store {\n    backend = "redis"\n}\n').stderr == ""
     assert check(GOOD + 'store {\n    backend = "rediss"\n}\n').returncode == 78
 
 

@@ -152,7 +152,8 @@ Test(config, words_and_units)
 {
     struct config *config =
         load(GOOD "drain_timeout = 0 server_timing = yes log { format = json level = debug }\n"
-                  "store { backend = redis on_outage = refuse }\n"
+                  "store { backend = redis on_outage = refuse user = podgate password_file = /p\n"
+                  "        url = \"redis+sentinel://a:1,b:2/main/3\" }\n"
                   "memory { bodies = \"1GiB\" hot_results = 0 }\n"
                   "timeouts { idle = \"1h\" body = '1500ms' }\n"
                   "cors_origins = {\"https://a.example\", \"*\"}\n");
@@ -162,6 +163,8 @@ Test(config, words_and_units)
     cr_assert_eq(config->log.format, LOG_FORMAT_JSON);
     cr_assert_eq(config->log.level, LOG_LEVEL_DEBUG);
     cr_assert_eq(config->store.backend, CONFIG_STORE_REDIS);
+    cr_assert(is(config->store.url, "redis+sentinel://a:1,b:2/main/3"));
+    cr_assert(is(config->store.password_file, "/p"));
     cr_assert_eq(config->store.on_outage, CONFIG_ON_OUTAGE_REFUSE);
     cr_assert_eq(config->memory.bodies_bytes, UINT64_C(1) << 30);
     cr_assert_eq(config->memory.hot_results_bytes, 0);
@@ -272,6 +275,34 @@ Test(config, endpoint_sections_inherit_from_star_wherever_it_stands)
     cr_assert_eq(config_find_endpoint(config, VIEW("b"))->phantom_grace_ms, 0);
     cr_assert_eq(config_find_endpoint(config, VIEW("zzz"))->status_freshness_ms, 2000);
     cr_assert_eq(config_find_endpoint(config, VIEW("zzz"))->retention_completed_ms, 86400000);
+    config_unref(config);
+}
+
+static uint64_t keep_ms(const struct config *config, const char *endpoint, enum job_state state)
+{
+    return config_endpoint_keep_ms(config_find_endpoint(config, view_of_string(endpoint)), state);
+}
+
+Test(config, retention_is_by_endpoint_and_state)
+{
+    const uint64_t day = 86400000;
+    struct config *config =
+        load(GOOD "endpoint \"a\" { retention_failed = \"30d\" max_result = \"1MiB\" }\n"
+                  "endpoint \"b\" { retention_cancelled = \"3d\" retention_timed_out = 0\n"
+                  "               retention_completed = \"9d\" }\n"
+                  "retention { completed = \"2d\" timed_out = \"4d\" max_result = \"5MiB\" }\n");
+
+    cr_assert_eq(keep_ms(config, "x", JOB_COMPLETED), 2 * day);
+    cr_assert_eq(keep_ms(config, "x", JOB_FAILED), 7 * day);
+    cr_assert_eq(keep_ms(config, "x", JOB_CANCELLED), 7 * day, "as failed");
+    cr_assert_eq(keep_ms(config, "x", JOB_TIMED_OUT), 4 * day);
+    cr_assert_eq(keep_ms(config, "a", JOB_CANCELLED), 30 * day, "as this endpoint's failed");
+    cr_assert_eq(keep_ms(config, "a", JOB_TIMED_OUT), 4 * day);
+    cr_assert_eq(keep_ms(config, "b", JOB_COMPLETED), 9 * day);
+    cr_assert_eq(keep_ms(config, "b", JOB_CANCELLED), 3 * day);
+    cr_assert_eq(keep_ms(config, "b", JOB_TIMED_OUT), 7 * day, "0: as failed");
+    cr_assert_eq(config_find_endpoint(config, VIEW("a"))->max_result_bytes, UINT64_C(1) << 20);
+    cr_assert_eq(config_find_endpoint(config, VIEW("b"))->max_result_bytes, UINT64_C(5) << 20);
     config_unref(config);
 }
 
@@ -600,6 +631,29 @@ Test(config, the_upstream_key_as_a_systemd_credential)
     config = config_load(place.main, errors);
     cr_assert_not_null(config);
     cr_assert(is(config->upstream.api_key_file, path));
+    config_unref(config);
+    config_errors_destroy(errors);
+    remove_place(&place);
+}
+
+Test(config, the_operator_socket_is_there_by_default_for_a_service_only)
+{
+    struct place place = make_place();
+    struct config_errors *errors = config_errors_create();
+
+    write_file(&place, "podgate.conf", 0644, "upstream { api_key_env = \"PATH\" }\n");
+    cr_assert_eq(unsetenv("RUNTIME_DIRECTORY"), 0);
+    struct config *config = config_load(place.main, errors);
+    cr_assert(is(config->admin_socket, ""));
+    config_unref(config);
+    cr_assert_eq(setenv("RUNTIME_DIRECTORY", "/run/podgate:/run/other", 1), 0);
+    config = config_load(place.main, errors);
+    cr_assert(is(config->admin_socket, "/run/podgate/admin.sock"));
+    config_unref(config);
+    write_file(&place, "podgate.conf", 0644,
+               "upstream { api_key_env = \"PATH\" }\nadmin_socket = \"\"\n");
+    config = config_load(place.main, errors);
+    cr_assert(is(config->admin_socket, ""), "whoever says so has none");
     config_unref(config);
     config_errors_destroy(errors);
     remove_place(&place);

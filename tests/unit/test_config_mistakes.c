@@ -357,14 +357,46 @@ Test(config_mistakes, messages_carry_no_control_bytes)
 /* GOOD alone has one warning: there is no key. */
 Test(config_mistakes, warnings_for_what_this_version_does_not_do)
 {
-    expect_warning(GOOD "store { backend = embedded }\nretention { completed = \"7d\" }\n", NULL);
-    expect_warning(GOOD "\nstore { backend = redis }\n",
-                   "t.conf:3: warning: store.backend has no effect yet in this version");
+    expect_warning(GOOD "store { backend = redis }\nretention { completed = \"1d\" }\n", NULL);
+    expect_warning(GOOD "endpoint \"a\" { runsync = durable dedupe = input }\n", NULL);
     expect_warning(GOOD "team \"a\" {\n gpu_seconds_per_day = 5 }\n",
                    "t.conf:3: warning: team.gpu_seconds_per_day has no effect yet in this version");
-    expect_warning(GOOD "endpoint \"a\" { runsync = durable }\n",
-                   "t.conf:2: warning: endpoint.runsync has no effect yet in this version");
-    expect_warning(GOOD "endpoint \"a\" { dedupe = off }\n", NULL);
+    expect_warning(GOOD "team \"a\" {\n jobs_outstanding = 10000 }\n", NULL);
+}
+
+Test(config_mistakes, where_the_store_is)
+{
+    static const char *const bad_urls[] = {
+        "redis://",  "redis+unix://x", "redis+unix:///",         "redis+sentinel://",
+        "http://x/", "",               "redis+unix://user@/run", "valkey://x",
+    };
+    struct config_errors *errors;
+    char text[256];
+
+    for (size_t i = 0; i < ARRAY_LENGTH(bad_urls); i++) {
+        errors = config_errors_create();
+        snprintf(text, sizeof text, GOOD "store { url = \"%s\" }\n", bad_urls[i]);
+        cr_expect_null(config_load_text("t.conf", view_of_string(text), false, errors), "%s",
+                       bad_urls[i]);
+        cr_expect_eq(config_errors_count(errors), 1);
+        config_errors_destroy(errors);
+    }
+    expect_mistakes(GOOD "store { url = \"rediss://x\" }\n",
+                    "t.conf:2: url \"rediss://x\": TLS to Redis is not in Debian 12's client, "
+                    "expected \"redis://\" to a stunnel on this machine");
+    expect_mistakes(GOOD "store { url = \"redis://:x@host/0\" }\n",
+                    "t.conf:2: url \"redis://:x@host/0\": expected a URL without user name and "
+                    "password; those are the options user and password_file");
+    expect_mistakes(GOOD "store { user = \"podgate\" }\n",
+                    "t.conf:2: user has no password, expected password_file");
+    expect_mistakes(GOOD "store { path = \"podgate.db\" }\n",
+                    "t.conf:2: path \"podgate.db\": expected an absolute path");
+    snprintf(text, sizeof text, GOOD "\nadmin_socket = \"/%0120d\"\n", 0);
+    expect_mistakes(text, "t.conf:3: admin_socket has 121 bytes, expected at most 107");
+    expect_mistakes(GOOD "\nendpoint \"a\" { max_result = \"20MiB\" }\n"
+                         "retention { max_result = \"1MiB\"  max_total = \"10MiB\" }\n",
+                    "t.conf: max_result of endpoint \"a\" is above max_total, expected at most "
+                    "max_total");
 }
 
 Test(config_mistakes, warnings_for_what_is_unsafe)
