@@ -84,6 +84,7 @@ struct store_submit {
     uint64_t sent_ms;
     uint64_t changed_ms;
     unsigned answer_status;      /* when KNOWN and keyed: what the caller was told; 0: nothing */
+    struct view note;            /* in replies: why it is UNKNOWN, in words; may be empty */
 };
 
 /* What one job is in the ledger. */
@@ -201,9 +202,11 @@ enum store_operation {
      * lengthened and keeps its fence. STORE_BUSY: another podgate's, until reply.job.due_ms;
      * STORE_CONFLICT: it has ended (reply.job); STORE_ABSENT. Written. */
     STORE_CLAIM_JOB,
-    /* After a poll, and the end of the lease: endpoint, job, fence, state (not terminal), due_ms, deadline_ms (spans; 0: the
-     * deadline stays), missing (0: not missing; else count, missing_since_ms as a span into the past)
-     * and failures. STORE_OK; STORE_CONFLICT: the lease is another's; STORE_ABSENT. Written. */
+    /* After a poll, and the end of the lease: endpoint, job, fence, state, due_ms, deadline_ms (spans;
+     * 0: the deadline stays), missing (0: not missing; else the count, with missing_since_ms as a span
+     * into the past) and failures. The state is not terminal, but for LOST, which a LOST job that is
+     * still polled keeps; a LOST one that upstream has found again becomes what it says. STORE_OK;
+     * STORE_CONFLICT: the lease is another's, or the job has ended; STORE_ABSENT. Written. */
     STORE_RESCHEDULE,
     /* Endpoints that have jobs on the schedule: reply.endpoints with counts. */
     STORE_LIST_ENDPOINTS,
@@ -327,6 +330,7 @@ enum { STORE_TIMEOUT_MS = 1000 };
 struct store_endpoint_count {
     struct view endpoint;
     uint64_t outstanding; /* on the schedule */
+    uint64_t runsync;     /* of those: of STORE_KIND_RUNSYNC; 0 where the backend can't tell */
 };
 
 struct store_counts {
