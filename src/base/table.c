@@ -113,7 +113,11 @@ static struct table_node **bucket_of(const struct table *table, uint64_t hash)
 
 struct table_node *table_find(const struct table *table, struct view key)
 {
-    uint64_t hash = table_hash(key);
+    return table_find_hashed(table, key, table_hash(key));
+}
+
+struct table_node *table_find_hashed(const struct table *table, struct view key, uint64_t hash)
+{
     struct table_node *node = *bucket_of(table, hash);
 
     while (node && (node->hash != hash || !view_equal(node->key, key))) {

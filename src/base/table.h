@@ -33,6 +33,9 @@ void table_destroy(struct table *table);
 /* The node whose key has the same bytes, or NULL. */
 struct table_node *table_find(const struct table *table, struct view key);
 
+/* The same when the caller has table_hash(key) already. */
+struct table_node *table_find_hashed(const struct table *table, struct view key, uint64_t hash);
+
 /* Puts a node in under `key`, which must not be in the table yet. False without memory to grow (the
  * table goes on as it was, without the node). */
 MUST_CHECK bool table_insert(struct table *table, struct table_node *node, struct view key);

@@ -1,6 +1,6 @@
-/* How results, inputs and chunks lie in the store: zstd above a threshold, else as they are; and the
- * forms in which a result is sent (identity, zstd, gzip). Small bytes are worked on at once; large
- * ones on the codec's own thread, so that no worker's loop waits for a compressor.
+/* How results, inputs and chunks lie in the store: zstd above a threshold, else as they are; and
+ * the forms in which a result is sent (identity, zstd, gzip). Small bytes are worked on at once;
+ * large ones on the codec's own thread, so that no worker's loop waits for a compressor.
  *
  *     result_codec_start(codec, loop, body, RESULT_IDENTITY_TO_ZSTD, maximum, on_done, argument);
  */
@@ -13,11 +13,7 @@
 #include "base/body.h"
 #include "base/compiler.h"
 #include "base/loop.h"
-
-enum {
-    RESULT_COMPRESS_ABOVE_BYTES = 16 * 1024, /* smaller results are stored and sent as they are */
-    RESULT_INLINE_BYTES = 64 * 1024,         /* what is done on the calling thread */
-};
+#include "store/hot_result.h"
 
 enum result_step {
     RESULT_IDENTITY_TO_ZSTD,
@@ -30,6 +26,12 @@ enum result_step {
  * come out (0: no bound), or the input isn't what it should be. One reference, the caller's. */
 MUST_CHECK struct body *result_codec_now(enum result_step step, struct view bytes,
                                          size_t maximum_bytes, struct body_budget *budget);
+
+/* Makes a form of a result that isn't there, or that isn't hashed yet, out of those that are. False
+ * without memory or budget, or when the stored bytes don't expand to what they should. For small
+ * results; large ones: result_codec_start_form(). Any thread. */
+MUST_CHECK bool result_codec_make_form(struct hot_result *result, enum hot_form form,
+                                       struct body_budget *budget);
 
 struct result_codec;
 
@@ -46,7 +48,17 @@ typedef void result_codec_done(void *argument, struct body *body);
 /* One step on the codec's thread; takes a reference of its own on `bytes` until done. False without
  * memory. Any thread that owns `loop`. */
 MUST_CHECK bool result_codec_start(struct result_codec *codec, struct loop *loop,
-                                   struct body *bytes, enum result_step step,
-                                   size_t maximum_bytes, result_codec_done *done, void *argument);
+                                   struct body *bytes, enum result_step step, size_t maximum_bytes,
+                                   result_codec_done *done, void *argument);
+
+/* Whether the form is there now, with its fields. On `loop`, never from within
+ * result_codec_start_form(). */
+typedef void result_codec_form_done(void *argument, bool made);
+
+/* result_codec_make_form() on the codec's thread; takes a reference of its own until done. False
+ * without memory. Any thread that owns `loop`. */
+MUST_CHECK bool result_codec_start_form(struct result_codec *codec, struct loop *loop,
+                                        struct hot_result *result, enum hot_form form,
+                                        result_codec_form_done *done, void *argument);
 
 #endif
