@@ -3,6 +3,8 @@
  * ThreadSanitizer keeps its shadow of). configure --enable-sanitizers=thread puts this directory
  * first in the include path; all other builds use the library.
  *
+ * A program of several files has this in each of them: what there is once is weak.
+ *
  * Each test runs in a process of its own, one after the other; a report of the sanitizer makes its
  * process, and so its test, fail. An argument selects the tests whose suite::name contains it. */
 #ifndef PODGATE_TESTS_TSAN_CRITERION_H
@@ -33,9 +35,11 @@ struct criterion_plain {
     const char *description;
 };
 
-static struct criterion_plain *criterion_plain_first;
-static struct criterion_plain **criterion_plain_last = &criterion_plain_first;
-static _Atomic bool criterion_plain_failed;
+#define CRITERION_PLAIN_ONCE __attribute__((weak))
+
+CRITERION_PLAIN_ONCE struct criterion_plain *criterion_plain_first;
+CRITERION_PLAIN_ONCE struct criterion_plain **criterion_plain_last = &criterion_plain_first;
+CRITERION_PLAIN_ONCE _Atomic bool criterion_plain_failed;
 
 #define CRITERION_PLAIN_REGISTER(symbol, ...)                                                      \
     static struct criterion_plain symbol = {__VA_ARGS__};                                          \
@@ -158,7 +162,7 @@ static bool criterion_plain_passes(const struct criterion_plain *test)
     return WIFEXITED(status) && WEXITSTATUS(status) == test->exit_code;
 }
 
-int main(int argc, char **argv)
+CRITERION_PLAIN_ONCE int main(int argc, char **argv)
 {
     unsigned tested = 0;
     unsigned failing = 0;
