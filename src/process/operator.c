@@ -123,7 +123,7 @@ void operator_ask(struct operator_request *request, const struct store_question 
                   operator_then *then)
 {
     request->then = then;
-    request->call = store_ask(request->operator->parts.client, question, on_store, request);
+    request->call = store_ask(request->api->parts.client, question, on_store, request);
     if (!request->call) {
         operator_refuse(request, HTTP_INTERNAL, "no_memory", "out of memory");
     }
@@ -205,7 +205,7 @@ bool operator_body_only(struct operator_request *request, const char *const *nam
 
 struct log_line *operator_log(const struct operator_request *request, const char *event)
 {
-    struct log_line *line = log_begin(request->operator->parts.log, LOG_LEVEL_INFO, event);
+    struct log_line *line = log_begin(request->api->parts.log, LOG_LEVEL_INFO, event);
 
     log_number(line, "uid", request->peer_uid);
     return line;
@@ -234,11 +234,11 @@ static bool is_in_group(int descriptor, gid_t first, gid_t wanted)
 
 /* The kernel let through whom the file's mode allows; this holds even when somebody opened the mode
  * to all. */
-static bool may_use(const struct operator* operator, struct evhttp_request * http, uid_t *uid)
+static bool may_use(const struct operator_api *api, struct evhttp_request *http, uid_t *uid)
 {
     struct evhttp_connection *connection = evhttp_request_get_connection(http);
     int descriptor = bufferevent_getfd(evhttp_connection_get_bufferevent(connection));
-    const struct sockaddr_un *name = (const void *)&operator->socket.bound;
+    const struct sockaddr_un *name = (const void *)&api->socket.bound;
     struct ucred peer;
     socklen_t length = sizeof peer;
     struct stat file;
@@ -361,7 +361,7 @@ static bool read_body(struct operator_request *request)
 
 static void on_request(struct evhttp_request *http, void *argument)
 {
-    struct operator* operator= argument;
+    struct operator_api *api = argument;
     struct operator_request *request = calloc(1, sizeof *request);
     const struct operator_route *route;
 
@@ -369,16 +369,16 @@ static void on_request(struct evhttp_request *http, void *argument)
         evhttp_send_error(http, HTTP_INTERNAL, NULL);
         return;
     }
-    request->operator= operator;
+    request->api = api;
     request->http = http;
     request->query.tqh_last = &request->query.tqh_first;
-    request->next = operator->requests;
-    request->previous_link = &operator->requests;
+    request->next = api->requests;
+    request->previous_link = &api->requests;
     if (request->next) {
         request->next->previous_link = &request->next;
     }
-    operator->requests = request;
-    if (!may_use(operator, http, &request->peer_uid)) {
+    api->requests = request;
+    if (!may_use(api, http, &request->peer_uid)) {
         operator_refuse(request, 403, "forbidden",
                         "only root, podgate's user and the group of the socket may do that");
         return;
@@ -395,87 +395,86 @@ static void on_request(struct evhttp_request *http, void *argument)
 
 /* ---- life ------------------------------------------------------------------------------------ */
 
-static bool start(struct operator* operator, char ** problem)
+static bool start(struct operator_api *api, char **problem)
 {
-    const struct operator_parts *parts = &operator->parts;
-    const struct config_address address = {.text = operator->config->admin_socket,
-                                           .unix_path = operator->config->admin_socket };
+    const struct operator_parts *parts = &api->parts;
+    const struct config_address address = {.text = api->config->admin_socket,
+                                           .unix_path = api->config->admin_socket};
     const struct listen_socket_how how = {.option = "admin_socket", .mode = SOCKET_MODE};
     struct evconnlistener *listener;
 
-    if (!listen_socket_open(&operator->socket, &address, &how, problem)) {
+    if (!listen_socket_open(&api->socket, &address, &how, problem)) {
         return false;
     }
-    operator->upstream = upstream_create(parts->loop, operator->config, parts->identity,
-                                         parts->budget, parts->metrics, parts->log);
-    operator->http = evhttp_new(loop_base(parts->loop));
+    api->upstream = upstream_create(parts->loop, api->config, parts->identity, parts->budget,
+                                    parts->metrics, parts->log);
+    api->http = evhttp_new(loop_base(parts->loop));
     /* The descriptor stays the socket's, which also takes the file away. */
-    listener = evconnlistener_new(loop_base(parts->loop), NULL, NULL, LEV_OPT_CLOSE_ON_EXEC,
-                                  0, operator->socket.descriptor);
-    if (!operator->upstream || !operator->http || !listener || !evhttp_bind_listener(operator->http,
-                                                                                     listener)) {
+    listener = evconnlistener_new(loop_base(parts->loop), NULL, NULL, LEV_OPT_CLOSE_ON_EXEC, 0,
+                                  api->socket.descriptor);
+    if (!api->upstream || !api->http || !listener || !evhttp_bind_listener(api->http, listener)) {
         if (listener) {
             evconnlistener_free(listener);
         }
         return false;
     }
-    evhttp_set_allowed_methods(operator->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST |
-                                                   EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE |
-                                                   EVHTTP_REQ_PATCH);
-    evhttp_set_max_headers_size(operator->http, HEAD_BYTES);
-    evhttp_set_max_body_size(operator->http, BODY_BYTES);
-    evhttp_set_timeout(operator->http, TIMEOUT_S);
-    evhttp_set_gencb(operator->http, on_request, operator);
+    evhttp_set_allowed_methods(api->http, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST |
+                                              EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE |
+                                              EVHTTP_REQ_PATCH);
+    evhttp_set_max_headers_size(api->http, HEAD_BYTES);
+    evhttp_set_max_body_size(api->http, BODY_BYTES);
+    evhttp_set_timeout(api->http, TIMEOUT_S);
+    evhttp_set_gencb(api->http, on_request, api);
     return true;
 }
 
-struct operator*
-    operator_create(const struct operator_parts *parts, const struct config *config, char **problem)
+struct operator_api *operator_create(const struct operator_parts *parts,
+                                     const struct config *config, char **problem)
 {
-    struct operator* operator= calloc(1, sizeof *operator);
+    struct operator_api *api = calloc(1, sizeof *api);
 
     *problem = NULL;
-    if (!operator) {
+    if (!api) {
         return NULL;
     }
-    operator->parts = * parts;
-    operator->config = config_ref(config);
-    operator->socket.descriptor = - 1;
-    if (config->admin_socket.length > 0 && !start(operator, problem)) {
-        operator_destroy(operator);
+    api->parts = *parts;
+    api->config = config_ref(config);
+    api->socket.descriptor = -1;
+    if (config->admin_socket.length > 0 && !start(api, problem)) {
+        operator_destroy(api);
         return NULL;
     }
-    return operator;
+    return api;
 }
 
-void operator_adopt(struct operator* operator, const struct config * config)
+void operator_adopt(struct operator_api *api, const struct config *config)
 {
-    if (operator->upstream) {
-        upstream_adopt(operator->upstream, config);
+    if (api->upstream) {
+        upstream_adopt(api->upstream, config);
     }
-    config_unref(operator->config);
-    operator->config = config_ref(config);
+    config_unref(api->config);
+    api->config = config_ref(config);
 }
 
-void operator_destroy(struct operator* operator)
+void operator_destroy(struct operator_api *api)
 {
-    if (!operator) {
+    if (!api) {
         return;
     }
-    while (operator->requests) {
-        struct evhttp_request *http = operator->requests->http;
+    while (api->requests) {
+        struct evhttp_request *http = api->requests->http;
 
-        forget(operator->requests);
+        forget(api->requests);
         /* One whose connection broke meanwhile is nobody's any more. */
         if (!evhttp_request_get_connection(http)) {
             evhttp_request_free(http);
         }
     }
-    if (operator->http) {
-        evhttp_free(operator->http);
+    if (api->http) {
+        evhttp_free(api->http);
     }
-    upstream_destroy(operator->upstream);
-    listen_socket_close(&operator->socket);
-    config_unref(operator->config);
-    free(operator);
+    upstream_destroy(api->upstream);
+    listen_socket_close(&api->socket);
+    config_unref(api->config);
+    free(api);
 }

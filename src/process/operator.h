@@ -24,7 +24,7 @@
 #include "net/upstream.h"
 #include "store/store.h"
 
-struct operator;
+struct operator_api;
 
 /* What the operator API works with; all of it outlives it. */
 struct operator_parts {
@@ -40,14 +40,14 @@ struct operator_parts {
 
 /* Listens at config->admin_socket (nowhere when that is empty: an API that does nothing). `parts`
  * is copied. NULL: `*problem` says why, on the heap (NULL without memory). Main thread. */
-struct operator* operator_create(const struct operator_parts *parts, const struct config *config,
-                                 char **problem);
+struct operator_api *operator_create(const struct operator_parts *parts,
+                                     const struct config *config, char **problem);
 
 /* Takes over a newer configuration; the socket stays where it is. Main thread. */
-void operator_adopt(struct operator* operator, const struct config * config);
+void operator_adopt(struct operator_api *api, const struct config *config);
 
 /* Ends what is under way without an answer, takes the socket's file away, frees. NULL is allowed.
  * Main thread, before the store's client goes. */
-void operator_destroy(struct operator* operator);
+void operator_destroy(struct operator_api *api);
 
 #endif

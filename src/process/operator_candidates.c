@@ -195,7 +195,7 @@ static const struct upstream_handler handler = {
 
 static void ask_upstream(struct operator_request *request)
 {
-    const struct config_upstream *upstream = &request->operator->config->upstream;
+    const struct config_upstream *upstream = &request->api->config->upstream;
     const struct route route = {.operation = ROUTE_REQUESTS, .endpoint = request->submit.endpoint};
     struct upstream_request question = {
         .resend = UPSTREAM_RESEND_READ,
@@ -216,7 +216,7 @@ static void ask_upstream(struct operator_request *request)
         question.head = builder_view(&search->head);
     }
     if (search && !builder_failed(&search->head)) {
-        search->exchange = upstream_send(request->operator->upstream, &question, &handler, search);
+        search->exchange = upstream_send(request->api->upstream, &question, &handler, search);
     }
     if (!search || !search->exchange) {
         operator_refuse(request, HTTP_INTERNAL, "no_memory", "out of memory");

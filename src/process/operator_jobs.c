@@ -78,7 +78,7 @@ void operator_get_job(struct operator_request *request)
 
 static void on_adopted(struct operator_request *request, const struct store_reply *reply)
 {
-    struct operator* operator= request->operator;
+    struct operator_api *api = request->api;
     bool wrong = false;
     struct view endpoint = operator_body_text(request, "endpoint", &wrong);
     struct view job = operator_body_text(request, "id", &wrong);
@@ -99,8 +99,8 @@ static void on_adopted(struct operator_request *request, const struct store_repl
     log_text(line, "job", job);
     log_text(line, "team", team);
     log_end(line);
-    if (operator->parts.collector) {
-        collector_note_job(operator->parts.collector, endpoint, 0);
+    if (api->parts.collector) {
+        collector_note_job(api->parts.collector, endpoint, 0);
     }
     operator_reply(request,
                    json_pack("{s:o, s:o, s:o}", "endpoint", operator_json_text(endpoint), "id",
@@ -120,7 +120,7 @@ static bool is_team(const struct config *config, struct view name)
 void operator_adopt_job(struct operator_request *request)
 {
     static const char *const names[] = {"endpoint", "id", "team", "kind", NULL};
-    const struct config *config = request->operator->config;
+    const struct config *config = request->api->config;
     bool wrong = false;
     struct view kind = operator_body_text(request, "kind", &wrong);
     bool is_runsync = view_equal(kind, VIEW("runsync"));
@@ -180,8 +180,8 @@ static const char *durability_text(enum store_durability durability)
 /* The counts are null when the store can't be asked: how it is can be told all the same. */
 static void show_store(struct operator_request *request, const struct store_reply *reply)
 {
-    const struct store *store = request->operator->parts.store;
-    const struct config_store *config = &request->operator->config->store;
+    const struct store *store = request->api->parts.store;
+    const struct config_store *config = &request->api->config->store;
     bool is_redis = config->backend == CONFIG_STORE_REDIS;
     bool failed = reply->result != STORE_OK;
 

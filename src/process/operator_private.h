@@ -24,8 +24,7 @@
 
 struct operator_request;
 
-struct operator
-{
+struct operator_api {
     struct operator_parts parts;
     const struct config *config;
     struct evhttp *http;
@@ -51,7 +50,7 @@ typedef void operator_then(struct operator_request *request, const struct store_
 
 /* One request, until it is answered. */
 struct operator_request {
-    struct operator* operator;
+    struct operator_api *api;
     struct operator_request *next;
     struct operator_request **previous_link;
     struct evhttp_request *http;

@@ -121,7 +121,7 @@ static struct view named_job(const struct operator_request *request)
 
 static uint64_t retention_ms(const struct operator_request *request, enum store_kind kind)
 {
-    const struct config_upstream *upstream = &request->operator->config->upstream;
+    const struct config_upstream *upstream = &request->api->config->upstream;
 
     return kind == STORE_KIND_RUNSYNC ? upstream->retention_runsync_ms : upstream->retention_run_ms;
 }
@@ -133,8 +133,8 @@ static enum store_kind kind_of(const struct store_submit *submit)
 
 static void tell_collector(struct operator_request *request)
 {
-    if (request->operator->parts.collector) {
-        collector_note_job(request->operator->parts.collector, request->submit.endpoint, 0);
+    if (request->api->parts.collector) {
+        collector_note_job(request->api->parts.collector, request->submit.endpoint, 0);
     }
 }
 

@@ -16,7 +16,7 @@
 #define SUBMIT "0123456789abcdef0123456789abcdef"
 #define RETRIED "ffffffffffffffffffffffffffffffff"
 
-static struct operator* operator;
+static struct operator_api *api;
 static struct store store;
 static struct store_client *store_client;
 static char folder[] = "/tmp/podgate-test-operator-XXXXXX";
@@ -250,8 +250,8 @@ static void set_up_operator(void)
     memset(store.instance, 'i', sizeof store.instance);
     store_client = store_client_create(&store, loop, block, NULL);
     with = parts();
-    operator= operator_create(&with, config, &problem);
-    cr_assert_not_null(operator, "%s", problem);
+    api = operator_create(&with, config, &problem);
+    cr_assert_not_null(api, "%s", problem);
     connect_to_operator();
 }
 
@@ -259,7 +259,7 @@ static void tear_down_operator(void)
 {
     close(descriptor);
     settle();
-    operator_destroy(operator);
+    operator_destroy(api);
     if (held) {
         store_call_finish(held);
     }
@@ -362,7 +362,7 @@ Test(operator, nothing_listens_where_nothing_is_configured)
     const struct config *plain = load_config("upstream { api_key_env = \"PODGATE_TEST_KEY\" }\n");
     struct operator_parts with = parts();
     char *problem = NULL;
-    struct operator* other = operator_create(&with, plain, &problem);
+    struct operator_api *other = operator_create(&with, plain, &problem);
 
     cr_assert_not_null(other);
     operator_adopt(other, plain);
