@@ -79,6 +79,7 @@ enum http_method {
     X(IF_MATCH, "If-Match") \
     X(IF_MODIFIED_SINCE, "If-Modified-Since") \
     X(IF_NONE_MATCH, "If-None-Match") \
+    X(IF_RANGE, "If-Range") \
     X(KEEP_ALIVE, "Keep-Alive") \
     X(LAST_EVENT_ID, "Last-Event-ID") \
     X(LAST_MODIFIED, "Last-Modified") \

@@ -126,6 +126,7 @@ enum http_field_id http_field_identify(struct view name)
         break;
     case 8:
         TRY("if-match", IF_MATCH);
+        TRY("if-range", IF_RANGE);
         TRY("location", LOCATION);
         break;
     case 9:

@@ -23,9 +23,9 @@ void cors_append_fields(struct builder *reply, const struct config *config,
     builder_append(reply, VIEW("Vary: Origin\r\n"));
     if (origin.length > 0 && origin_allowed(config, origin)) {
         http_field_append(reply, VIEW("Access-Control-Allow-Origin"), origin);
-        builder_append(reply, VIEW("Access-Control-Expose-Headers: Age, Cache-Status, ETag, "
-                                   "Podgate-Origin, Podgate-Warning, Retry-After, "
-                                   "X-Request-Id\r\n"));
+        builder_append(reply, VIEW("Access-Control-Expose-Headers: Accept-Ranges, Age, "
+                                   "Cache-Status, Content-Range, ETag, Podgate-Origin, "
+                                   "Podgate-Warning, Repr-Digest, Retry-After, X-Request-Id\r\n"));
     }
 }
 
@@ -41,6 +41,6 @@ void cors_append_preflight(struct builder *reply, struct view allowed_methods)
 {
     http_field_append(reply, VIEW("Access-Control-Allow-Methods"), allowed_methods);
     builder_append(reply, VIEW("Access-Control-Allow-Headers: Authorization, Content-Type, "
-                               "X-Request-Id, traceparent, tracestate\r\n"
+                               "If-None-Match, If-Range, Range, X-Request-Id, traceparent, tracestate\r\n"
                                "Access-Control-Max-Age: 600\r\n"));
 }
