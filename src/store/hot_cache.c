@@ -24,7 +24,7 @@ enum {
     NAME_MAXIMUM_BYTES = 256,
     PROTECTED_PERCENT = 80,
     PROTECTED_AT_HITS = 2,
-    DROPS_KEPT = 64, /* a shard */
+    DROPS_KEPT = 256, /* a shard */
     CACHE_LINE_BYTES = 64,
 };
 
@@ -434,6 +434,28 @@ void hot_cache_drop(struct hot_cache *cache, struct view endpoint, struct view j
     hot_result_unref(result);
 }
 
+/* Under the shard's lock, or when nobody uses the cache any more. */
+static void empty_shard(struct hot_shard *shard)
+{
+    for (unsigned segment = 0; segment < HOT_SEGMENTS; segment++) {
+        while (shard->lists[segment].oldest) {
+            hot_result_unref(take_out(shard, shard->lists[segment].oldest));
+        }
+    }
+}
+
+void hot_cache_clear(struct hot_cache *cache)
+{
+    for (size_t i = 0; i < SHARDS; i++) {
+        struct hot_shard *shard = &cache->shards[i];
+
+        pthread_mutex_lock(&shard->lock);
+        empty_shard(shard);
+        shard->refuse_until_ms = clock_mono_ms() + HOT_DROP_GUARD_MS;
+        pthread_mutex_unlock(&shard->lock);
+    }
+}
+
 /* ---- the whole ------------------------------------------------------------------------------- */
 
 static bool init_shard(struct hot_shard *shard, struct hot_cache *cache)
@@ -474,11 +496,7 @@ void hot_cache_destroy(struct hot_cache *cache)
     for (size_t i = 0; i < SHARDS; i++) {
         struct hot_shard *shard = &cache->shards[i];
 
-        for (unsigned segment = 0; segment < HOT_SEGMENTS; segment++) {
-            while (shard->lists[segment].oldest) {
-                hot_result_unref(take_out(shard, shard->lists[segment].oldest));
-            }
-        }
+        empty_shard(shard);
         table_destroy(shard->table);
         pthread_mutex_destroy(&shard->lock);
     }

@@ -41,6 +41,9 @@ void hot_cache_put(struct hot_cache *cache, struct hot_result *result);
 /* Forgets a result. Any thread. */
 void hot_cache_drop(struct hot_cache *cache, struct view endpoint, struct view job);
 
+/* Forgets all, as if each were dropped: another podgate may have changed any of them. Any thread. */
+void hot_cache_clear(struct hot_cache *cache);
+
 /* What it holds, and how often it was looked into with and without success. Any thread. */
 struct hot_cache_counts {
     uint64_t bytes;

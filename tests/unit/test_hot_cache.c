@@ -372,6 +372,24 @@ Test(hot_cache, more_drops_than_are_remembered_let_nothing_slip_in)
     cr_expect(has("first"));
 }
 
+Test(hot_cache, clear_forgets_all_and_guards_all)
+{
+    cache = hot_cache_create(1 << 20);
+    for (unsigned i = 0; i < 40; i++) {
+        put_numbered(i);
+    }
+    cr_expect(has_numbered(1));
+    cr_expect(has_numbered(1));
+    hot_cache_clear(cache);
+    cr_expect_eq(hot_cache_counts(cache).results, 0);
+    cr_expect_eq(hot_cache_counts(cache).bytes, 0);
+    put_numbered(1);
+    cr_expect_not(has_numbered(1));
+    clock_advance(HOT_DROP_GUARD_MS);
+    put_numbered(1);
+    cr_expect(has_numbered(1));
+}
+
 Test(hot_cache, accounts_for_every_byte_and_gives_all_back)
 {
     static char bytes[40000];
