@@ -169,6 +169,10 @@ void request_begin_reply(struct request *request, unsigned status);
  */
 void request_send_reply(struct request *request, struct view data, struct body *holder);
 
+/* The same for a head that has its Content-Length already, or a status that forbids a body (304; no
+ * data then). */
+void request_send_ready(struct request *request, struct view data, struct body *holder);
+
 /* Ends the head of an answer that comes in pieces. `length_known`: the head has a Content-Length
  * already; else the end is marked as the caller's version allows. The head goes out with the first
  * piece. */

@@ -84,6 +84,14 @@ static void take_send_result(struct request *request, enum connection_send_resul
 
 void request_send_reply(struct request *request, struct view data, struct body *holder)
 {
+    if (request->inbound.connection) {
+        http_field_append_length(&request->reply, data.length);
+        request_send_ready(request, data, holder);
+    }
+}
+
+void request_send_ready(struct request *request, struct view data, struct body *holder)
+{
     struct connection *connection = request->inbound.connection;
     struct connection_part part = {
         .data = data, .holder = holder, .framing = CONNECTION_LENGTH, .last = true};
@@ -91,7 +99,6 @@ void request_send_reply(struct request *request, struct view data, struct body *
     if (!connection) {
         return;
     }
-    http_field_append_length(&request->reply, data.length);
     if (is_head_request(request)) {
         part.data.length = 0;
     }
