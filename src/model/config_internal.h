@@ -228,17 +228,11 @@ struct view config_endpoint_name(const void *endpoints, size_t position);
 
 /* ---- text (config_units.c, config_names.c) --------------------------------------------------- */
 
-/* "90s" in ms, s, m, h or d; "0" needs no unit. False: not that, or too large. */
-MUST_CHECK bool config_parse_duration(struct view text, uint64_t *duration_ms);
-
 /* "10MiB" in B, KiB, MiB, GiB or TiB; "0" needs no unit. False: not that, or too large. */
 MUST_CHECK bool config_parse_size(struct view text, uint64_t *size_bytes);
 
 /* "100/s", "100/m" or "100/h". False: not that; `unit_bad` then says if it is the unit's fault. */
 MUST_CHECK bool config_parse_rate(struct view text, struct config_rate *rate, bool *unit_bad);
-
-/* "2027-01-01" (its beginning, UTC) or an RFC 3339 date-time, not before 1970. False: not that. */
-MUST_CHECK bool config_parse_date(struct view text, uint64_t *wall_ms);
 
 enum { CONFIG_UNIT_ROOM = 32 };
 
