@@ -19,6 +19,10 @@ uint64_t clock_mono_us(void);
 /* Milliseconds since 1970-01-01T00:00:00Z of the wall clock. Any thread. */
 uint64_t clock_wall_ms(void);
 
+/* Milliseconds since the machine was started, its sleep included; no setting of the wall clock moves
+ * it. Any thread. */
+uint64_t clock_boot_ms(void);
+
 /* A day of the Gregorian calendar: month 1 to 12, day 1 to 31. */
 struct clock_date {
     uint64_t year;

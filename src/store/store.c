@@ -146,6 +146,9 @@ struct store_client *store_client_create(struct store *store, struct loop *loop,
 void store_client_destroy(struct store_client *client)
 {
     if (client) {
+        for (struct store_call *call = client->calls; call; call = call->running_next) {
+            call->cancelled = true;
+        }
         client->store->backend->destroy_client(client->data);
         free(client);
     }
@@ -196,6 +199,26 @@ static void copy_views(struct store_question *question, char *room)
     }
 }
 
+static void note_running(struct store_client *client, struct store_call *call)
+{
+    call->running_next = client->calls;
+    call->running_link = &client->calls;
+    if (client->calls) {
+        client->calls->running_link = &call->running_next;
+    }
+    client->calls = call;
+    client->running++;
+}
+
+static void note_ended(struct store_client *client, struct store_call *call)
+{
+    *call->running_link = call->running_next;
+    if (call->running_next) {
+        call->running_next->running_link = call->running_link;
+    }
+    client->running--;
+}
+
 static void ref_bodies(struct store_question *question)
 {
     struct body **bodies[] = {&question->answer, &question->input, &question->result,
@@ -241,6 +264,7 @@ struct store_call *store_call_create(struct store_client *client,
     }
     copy_views(&call->question, room);
     ref_bodies(&call->question);
+    note_running(client, call);
     return call;
 }
 
@@ -250,7 +274,6 @@ struct store_call *store_ask(struct store_client *client, const struct store_que
     struct store_call *call = store_call_create(client, question, done, argument);
 
     if (call) {
-        client->running++;
         client->store->backend->start(client->data, call);
     }
     return call;
@@ -282,7 +305,7 @@ void store_call_finish(struct store_call *call)
     metrics_add(client->metrics, METRIC_STORE_CALLS, operation, call->reply.result, 1);
     metrics_observe(client->metrics, METRIC_STORE_SECONDS, operation,
                     clock_mono_us() - call->started_us);
-    client->running--;
+    note_ended(client, call);
     if (!call->cancelled) {
         call->done(call->argument, &call->reply);
     }

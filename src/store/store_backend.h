@@ -1,6 +1,6 @@
-/* What a backend of the store provides; private to the layer. store.c makes the call (a deep copy of
- * the question), gives it to the backend's `start`, and the backend ends it by store_call_finish(),
- * once, on the client's loop, or by store_call_post() from any other thread.
+/* What a backend of the store provides; private to the layer. store.c makes the call (a deep copy
+ * of the question), gives it to the backend's `start`, and the backend ends it by
+ * store_call_finish(), once, on the client's loop, or by store_call_post() from any other thread.
  *
  * The spool (store_spool.c) is a backend too, and hands questions on to two others.
  */
@@ -23,7 +23,9 @@ struct store_call {
     struct store_reply reply;
     char *reply_memory; /* what reply's views point into; free()d with the call */
     struct loop_letter letter;
-    void *backend_data; /* the backend's own, until it ends the call */
+    void *backend_data;              /* the backend's own, until it ends the call */
+    struct store_call *running_next; /* the client's calls under way, in no order */
+    struct store_call **running_link;
 };
 
 struct store_backend {
@@ -34,7 +36,8 @@ struct store_backend {
     void (*destroy)(void *data);
     void (*adopt)(void *data, const struct config *config);
     void *(*create_client)(void *data, struct store_client *client);
-    void (*destroy_client)(void *client_data); /* every call of it has been ended before it returns */
+    /* Every call of it has been ended before it returns; they are cancelled already. */
+    void (*destroy_client)(void *client_data);
     /* Begins; must not end the call before it returns. Client's loop. */
     void (*start)(void *client_data, struct store_call *call);
     enum store_state (*state)(const void *data);
@@ -64,9 +67,11 @@ struct store_client {
     store_on_change *on_change;
     void *on_change_argument;
     size_t running; /* calls under way */
+    struct store_call *calls;
 };
 
-/* A call with a deep copy of the question and references on its bodies; NULL without memory. */
+/* A call with a deep copy of the question and references on its bodies; NULL without memory. It is
+ * under way from now on: the backend has to be started on it. Client's loop. */
 struct store_call *store_call_create(struct store_client *client,
                                      const struct store_question *question, store_done *done,
                                      void *argument);
