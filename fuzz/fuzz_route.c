@@ -20,11 +20,18 @@ static void check_route(const struct route *route, struct view target)
     check_within(route->tail, target);
     check_within(route->query, target);
     FUZZ_CHECK(route_has_job(route->operation) == (route->job.length > 0));
+    check_within(route->cursor, target);
+    FUZZ_CHECK(route->limit <= ROUTE_LIMIT_MAXIMUM && route->cursor.length <= ROUTE_CURSOR_MAXIMUM);
+    FUZZ_CHECK(route->since_ms <= INT64_MAX && route->from <= INT64_MAX);
+    FUZZ_CHECK(!route->has_state || route->state < (enum job_state)JOB_UPSTREAM_STATES);
     if (route->operation == ROUTE_WHOAMI) {
         return;
     }
     FUZZ_CHECK(route_endpoint_valid(route->endpoint));
     FUZZ_CHECK(route->is_flash == view_equal(route->endpoint, VIEW("flash")));
+    if (route_is_own(route->operation)) {
+        return;
+    }
     builder_init(&built, NULL, 0);
     route_append_target(&built, VIEW("/v2"), route);
     struct view text = builder_view(&built);

@@ -16,16 +16,12 @@ static const enum config_operation needed[ROUTE_OPERATION_COUNT] = {
     [ROUTE_RUN] = CONFIG_OPERATION_RUN,        [ROUTE_RUNSYNC] = CONFIG_OPERATION_RUNSYNC,
     [ROUTE_STATUS] = CONFIG_OPERATION_STATUS,  [ROUTE_STATUS_SYNC] = CONFIG_OPERATION_STATUS,
     [ROUTE_STREAM] = CONFIG_OPERATION_STREAM,  [ROUTE_CANCEL] = CONFIG_OPERATION_CANCEL,
-    [ROUTE_RETRY] = CONFIG_OPERATION_RETRY,    [ROUTE_PURGE_QUEUE] = CONFIG_OPERATION_PURGE_ALL,
+    [ROUTE_RETRY] = CONFIG_OPERATION_RETRY,    [ROUTE_PURGE_QUEUE] = CONFIG_OPERATION_PURGE,
     [ROUTE_HEALTH] = CONFIG_OPERATION_HEALTH,  [ROUTE_REQUESTS] = CONFIG_OPERATION_REQUESTS,
     [ROUTE_BATCH] = CONFIG_OPERATION_BATCH,    [ROUTE_OPENAI] = CONFIG_OPERATION_OPENAI,
+    [ROUTE_JOBS] = CONFIG_OPERATION_STATUS,    [ROUTE_JOB_DELETE] = CONFIG_OPERATION_DELETE,
     [ROUTE_WHOAMI] = (enum config_operation)0, /* every key may ask who it is */
 };
-
-enum config_operation admission_operation(enum route_operation operation)
-{
-    return needed[operation];
-}
 
 static struct admission_verdict refuse(enum problem problem, enum metric_refusal refusal)
 {
@@ -93,12 +89,11 @@ static bool authorise(const struct admission_question *question, const struct co
                    METRIC_REFUSAL_ENDPOINT);
         return false;
     }
+    if (operation == ROUTE_PURGE_QUEUE) {
+        wanted |= CONFIG_OPERATION_PURGE_ALL;
+    }
     if (!(key->operations & wanted)) {
-        bool may_purge =
-            operation == ROUTE_PURGE_QUEUE && (key->operations & CONFIG_OPERATION_PURGE);
-
-        *verdict = refuse(may_purge ? PROBLEM_PURGE_NEEDS_PURGE_ALL : PROBLEM_FORBIDDEN_OPERATION,
-                          METRIC_REFUSAL_OPERATION);
+        *verdict = refuse(PROBLEM_FORBIDDEN_OPERATION, METRIC_REFUSAL_OPERATION);
         return false;
     }
     /* ?ttl= shortens how long a result lives: it needs a key that may submit (contract 4.2). */
@@ -132,7 +127,8 @@ static bool within_rates(const struct admission_question *question, const struct
 static bool is_read(enum route_operation operation)
 {
     return operation == ROUTE_STATUS || operation == ROUTE_STATUS_SYNC ||
-           operation == ROUTE_STREAM || operation == ROUTE_HEALTH || operation == ROUTE_REQUESTS;
+           operation == ROUTE_STREAM || operation == ROUTE_HEALTH ||
+           operation == ROUTE_REQUESTS || operation == ROUTE_JOBS;
 }
 
 struct admission_verdict admission_check(const struct admission_question *question,

@@ -58,9 +58,6 @@ void admission_leave(struct admission_ticket *ticket);
 /* Gives back what a ticket holds; afterwards it is empty. Any thread. */
 void admission_release(struct admission_ticket *ticket);
 
-/* The bit of config_key.operations that an operation needs. */
-enum config_operation admission_operation(enum route_operation operation);
-
 /* Addresses whose keys failed lately: after 10 failures in 10 s further ones are answered after 1
  * s. A valid key is never slowed. Shared by all workers, under a lock that only failures take. */
 struct failed_attempts;

@@ -4,6 +4,7 @@
 
 #include "gateway/flight.h"
 #include "gateway/relay.h"
+#include "gateway/team_jobs.h"
 
 /* The job is another one now than any status that was fetched before. */
 static void observe_cancel(struct request *request, const struct relay_facts *facts)
@@ -36,6 +37,10 @@ void forward_purge_queue(struct request *request)
 {
     struct upstream_deadlines deadlines = {.total_ms = request->config->upstream.read_timeout_ms};
 
+    if ((request->ticket.key->operations & CONFIG_OPERATION_PURGE_ALL) == 0) {
+        team_jobs_purge(request);
+        return;
+    }
     relay_start(request, &change_plan, VIEW("POST"), &request->route, &deadlines);
 }
 

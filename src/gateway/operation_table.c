@@ -6,6 +6,7 @@
 #include "gateway/status.h"
 #include "gateway/stream.h"
 #include "gateway/submit.h"
+#include "gateway/team_jobs.h"
 #include "gateway/whoami.h"
 
 enum {
@@ -46,5 +47,9 @@ const struct operation operation_table[ROUTE_OPERATION_COUNT] = {
     [ROUTE_REQUESTS] = {.body_maximum_bytes = SMALL_BODY_BYTES, .start = forward_requests},
     [ROUTE_BATCH] = {.body_maximum_bytes = RUN_BODY_BYTES, .start = forward_batch},
     [ROUTE_OPENAI] = {.body_maximum_bytes = RUNSYNC_BODY_BYTES, .start = forward_openai},
+    [ROUTE_JOBS] = {.body_maximum_bytes = SMALL_BODY_BYTES, .start = team_jobs_list},
+    [ROUTE_JOB_DELETE] = {.body_maximum_bytes = SMALL_BODY_BYTES,
+                          .survives_caller = true,
+                          .start = team_jobs_delete},
     [ROUTE_WHOAMI] = {.body_maximum_bytes = SMALL_BODY_BYTES, .start = whoami_start},
 };

@@ -13,9 +13,6 @@ static const struct problem_text texts[PROBLEM_COUNT] = {
                                     "This key may not use this endpoint."},
     [PROBLEM_FORBIDDEN_ADDRESS] = {403, "address_not_allowed",
                                    "This key may not be used from this address."},
-    [PROBLEM_PURGE_NEEDS_PURGE_ALL] = {403, "operation_not_allowed",
-                                       "Purging removes every team's queued jobs: this key needs "
-                                       "the operation purge-all."},
     [PROBLEM_NOT_FOUND] = {404, "not_found", "There is nothing at this path."},
     [PROBLEM_METHOD_NOT_ALLOWED] = {405, "method_not_allowed",
                                     "This method can't be used here; see the Allow field."},
@@ -46,10 +43,9 @@ static const struct problem_text texts[PROBLEM_COUNT] = {
     [PROBLEM_BAD_QUERY] = {400, "bad_query", "The query has bytes that no query may hold."},
     [PROBLEM_BAD_CURSOR] = {400, "bad_cursor", "cursor must be as an answer before gave it."},
     [PROBLEM_BAD_LIMIT] = {400, "bad_limit", "limit must be a number from 1 to 1000, given once."},
-    [PROBLEM_BAD_SINCE] =
-        {400, "bad_since",
-         "since must be a time as 2026-01-31T12:00:00Z or milliseconds since 1970, "
-         "given once."},
+    [PROBLEM_BAD_SINCE] = {400, "bad_since",
+                           "since must be a time of RFC 3339 or milliseconds since 1970, given "
+                           "once."},
     [PROBLEM_BAD_STATUS] = {400, "bad_status",
                             "status must be one of IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, "
                             "CANCELLED and TIMED_OUT, given once."},
@@ -126,6 +122,25 @@ enum problem problem_of_status(unsigned status)
     case 505: return PROBLEM_VERSION;
     default: return PROBLEM_BAD_REQUEST;
     }
+}
+
+enum problem problem_of_route(enum route_result result)
+{
+    switch (result) {
+    case ROUTE_OK:
+    case ROUTE_QUERY_BAD: return PROBLEM_BAD_QUERY;
+    case ROUTE_NOT_FOUND: return PROBLEM_NOT_FOUND;
+    case ROUTE_WAIT_BAD:
+    case ROUTE_WAIT_TWICE: return PROBLEM_BAD_WAIT;
+    case ROUTE_TTL_BAD:
+    case ROUTE_TTL_TWICE: return PROBLEM_BAD_TTL;
+    case ROUTE_STATE_BAD: return PROBLEM_BAD_STATUS;
+    case ROUTE_SINCE_BAD: return PROBLEM_BAD_SINCE;
+    case ROUTE_LIMIT_BAD: return PROBLEM_BAD_LIMIT;
+    case ROUTE_CURSOR_BAD: return PROBLEM_BAD_CURSOR;
+    case ROUTE_FROM_BAD: return PROBLEM_BAD_FROM;
+    }
+    return PROBLEM_BAD_QUERY;
 }
 
 void problem_append_body(struct builder *builder, enum problem problem, unsigned status,

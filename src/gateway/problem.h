@@ -8,6 +8,7 @@
 
 #include "base/bytes.h"
 #include "base/compiler.h"
+#include "model/route.h"
 
 enum problem {
     PROBLEM_BAD_REQUEST,
@@ -15,7 +16,6 @@ enum problem {
     PROBLEM_FORBIDDEN_OPERATION,
     PROBLEM_FORBIDDEN_ENDPOINT,
     PROBLEM_FORBIDDEN_ADDRESS,
-    PROBLEM_PURGE_NEEDS_PURGE_ALL,
     PROBLEM_NOT_FOUND,
     PROBLEM_METHOD_NOT_ALLOWED,
     PROBLEM_REQUEST_TIMEOUT,
@@ -82,6 +82,9 @@ const struct problem_text *problem_text(enum problem problem);
 
 /* The problem that stands for a status which the front decided (a bad head). */
 enum problem problem_of_status(unsigned status);
+
+/* The problem that stands for a refusal of the URL grammar; not for ROUTE_OK. */
+enum problem problem_of_route(enum route_result result);
 
 /* Appends the JSON body of a problem; an empty `detail` takes the problem's own sentence. `status`
  * 0 takes the problem's own. */

@@ -273,12 +273,7 @@ static bool find_route(struct request *request)
         return false;
     }
     if (result != ROUTE_OK && request->delayed_problem == PROBLEM_BAD_REQUEST) {
-        enum problem problem =
-            result == ROUTE_WAIT_BAD || result == ROUTE_WAIT_TWICE ? PROBLEM_BAD_WAIT
-            : result == ROUTE_TTL_BAD || result == ROUTE_TTL_TWICE ? PROBLEM_BAD_TTL
-                                                                   : PROBLEM_BAD_QUERY;
-
-        request->delayed_problem = problem;
+        request->delayed_problem = problem_of_route(result);
     }
     return true;
 }

@@ -6,7 +6,8 @@
 
 static const char *const operations[] = {
     "run",         "runsync", "status",   "status-sync", "stream", "cancel", "retry",
-    "purge-queue", "health",  "requests", "batch",       "openai", "whoami", "none",
+    "purge-queue", "health",  "requests", "batch",       "openai", "jobs",   "whoami",
+    "job-delete",  "none",
 };
 _Static_assert(ARRAY_LENGTH(operations) == ROUTE_OPERATION_COUNT + 1,
                "one label for each operation of the routes, and one for none");

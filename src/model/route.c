@@ -2,6 +2,8 @@
 
 #include "model/route.h"
 
+#include "model/config.h"
+
 /* What an operation's URL looks like behind its name. */
 enum shape {
     SHAPE_ALONE,
@@ -9,6 +11,9 @@ enum shape {
     SHAPE_TAIL,       /* "/" tail */
     SHAPE_MAYBE_TAIL, /* nothing, or "/" tail */
 };
+
+/* Which parameters podgate reads, besides ttl. */
+enum { TAKES_WAIT = 1, TAKES_FROM = 2, TAKES_LIST = 4, TAKES_TTL = 8 };
 
 enum {
     METHOD_GET = 1 << HTTP_METHOD_GET,
@@ -22,34 +27,38 @@ enum {
 static const struct {
     struct view name;
     enum shape shape;
-    bool takes_wait;
+    unsigned takes;
     bool raw_query; /* the query goes up as it is */
     unsigned methods;
     struct view allow;
 } operations[ROUTE_OPERATION_COUNT] = {
-    [ROUTE_RUN] = {VIEW_INIT("run"), SHAPE_ALONE, false, false, METHOD_POST, VIEW_INIT("POST")},
-    [ROUTE_RUNSYNC] = {VIEW_INIT("runsync"), SHAPE_ALONE, true, false, METHOD_POST,
+    [ROUTE_RUN] = {VIEW_INIT("run"), SHAPE_ALONE, 0, false, METHOD_POST, VIEW_INIT("POST")},
+    [ROUTE_RUNSYNC] = {VIEW_INIT("runsync"), SHAPE_ALONE, TAKES_WAIT, false, METHOD_POST,
                        VIEW_INIT("POST")},
-    [ROUTE_STATUS] = {VIEW_INIT("status"), SHAPE_JOB, false, false, METHOD_GET | METHOD_POST,
-                      VIEW_INIT("GET, POST")},
-    [ROUTE_STATUS_SYNC] = {VIEW_INIT("status-sync"), SHAPE_JOB, true, false,
-                           METHOD_GET | METHOD_POST, VIEW_INIT("GET, POST")},
-    [ROUTE_STREAM] = {VIEW_INIT("stream"), SHAPE_JOB, true, false, METHOD_GET | METHOD_POST,
-                      VIEW_INIT("GET, POST")},
-    [ROUTE_CANCEL] = {VIEW_INIT("cancel"), SHAPE_JOB, false, false, METHOD_POST, VIEW_INIT("POST")},
-    [ROUTE_RETRY] = {VIEW_INIT("retry"), SHAPE_JOB, false, false, METHOD_POST, VIEW_INIT("POST")},
-    [ROUTE_PURGE_QUEUE] = {VIEW_INIT("purge-queue"), SHAPE_ALONE, false, false, METHOD_POST,
+    [ROUTE_STATUS] = {VIEW_INIT("status"), SHAPE_JOB, 0, false,
+                      METHOD_GET | METHOD_HEAD | METHOD_POST, VIEW_INIT("GET, HEAD, POST")},
+    [ROUTE_STATUS_SYNC] = {VIEW_INIT("status-sync"), SHAPE_JOB, TAKES_WAIT, false,
+                           METHOD_GET | METHOD_HEAD | METHOD_POST, VIEW_INIT("GET, HEAD, POST")},
+    [ROUTE_STREAM] = {VIEW_INIT("stream"), SHAPE_JOB, TAKES_WAIT | TAKES_FROM, false,
+                      METHOD_GET | METHOD_POST, VIEW_INIT("GET, POST")},
+    [ROUTE_CANCEL] = {VIEW_INIT("cancel"), SHAPE_JOB, 0, false, METHOD_POST, VIEW_INIT("POST")},
+    [ROUTE_RETRY] = {VIEW_INIT("retry"), SHAPE_JOB, 0, false, METHOD_POST, VIEW_INIT("POST")},
+    [ROUTE_PURGE_QUEUE] = {VIEW_INIT("purge-queue"), SHAPE_ALONE, 0, false, METHOD_POST,
                            VIEW_INIT("POST")},
-    [ROUTE_HEALTH] = {VIEW_INIT("health"), SHAPE_ALONE, false, false, METHOD_GET, VIEW_INIT("GET")},
-    [ROUTE_REQUESTS] = {VIEW_INIT("requests"), SHAPE_ALONE, false, true, METHOD_GET,
-                        VIEW_INIT("GET")},
-    [ROUTE_BATCH] = {VIEW_INIT("batch"), SHAPE_MAYBE_TAIL, false, true,
+    [ROUTE_HEALTH] = {VIEW_INIT("health"), SHAPE_ALONE, 0, false, METHOD_GET, VIEW_INIT("GET")},
+    [ROUTE_REQUESTS] = {VIEW_INIT("requests"), SHAPE_ALONE, 0, true, METHOD_GET, VIEW_INIT("GET")},
+    [ROUTE_BATCH] = {VIEW_INIT("batch"), SHAPE_MAYBE_TAIL, 0, true,
                      METHOD_GET | METHOD_POST | METHOD_PUT | METHOD_DELETE,
                      VIEW_INIT("GET, POST, PUT, DELETE")},
-    [ROUTE_OPENAI] = {VIEW_INIT("openai"), SHAPE_TAIL, false, true, METHOD_GET | METHOD_POST,
+    [ROUTE_OPENAI] = {VIEW_INIT("openai"), SHAPE_TAIL, 0, true, METHOD_GET | METHOD_POST,
                       VIEW_INIT("GET, POST")},
-    [ROUTE_WHOAMI] = {VIEW_INIT("whoami"), SHAPE_ALONE, false, false, METHOD_GET | METHOD_HEAD,
+    [ROUTE_JOBS] = {VIEW_INIT("jobs"), SHAPE_ALONE, TAKES_LIST, false, METHOD_GET | METHOD_HEAD,
+                    VIEW_INIT("GET, HEAD")},
+    /* Not found by these two names. */
+    [ROUTE_WHOAMI] = {VIEW_INIT("whoami"), SHAPE_ALONE, 0, false, METHOD_GET | METHOD_HEAD,
                       VIEW_INIT("GET, HEAD")},
+    [ROUTE_JOB_DELETE] = {VIEW_INIT("job-delete"), SHAPE_JOB, 0, false, METHOD_DELETE,
+                          VIEW_INIT("DELETE")},
 };
 
 /* ---- path ------------------------------------------------------------------------------------ */
@@ -151,8 +160,13 @@ static bool parse_path(struct view path, struct route *route)
     }
     route->endpoint = segment;
     route->is_flash = view_equal(segment, VIEW("flash"));
-    return next_segment(&path, &segment) && find_operation(segment, &route->operation) &&
-           parse_rest(path, route);
+    if (!next_segment(&path, &segment) || !find_operation(segment, &route->operation)) {
+        return false;
+    }
+    if (route->operation == ROUTE_JOBS && path.length > 0) {
+        route->operation = ROUTE_JOB_DELETE;
+    }
+    return parse_rest(path, route);
 }
 
 /* ---- query ----------------------------------------------------------------------------------- */
@@ -186,30 +200,114 @@ static bool parse_number(struct view digits, uint64_t *number)
     return true;
 }
 
-static enum route_result parse_parameter(struct view parameter, struct route *route)
+static bool read_wait(struct view value, struct route *route)
+{
+    route->has_wait = true;
+    return parse_number(value, &route->wait_ms);
+}
+
+static bool read_ttl(struct view value, struct route *route)
+{
+    route->has_ttl = true;
+    return parse_number(value, &route->ttl_ms);
+}
+
+static bool read_from(struct view value, struct route *route)
+{
+    route->has_from = true;
+    return view_parse_u64(value, INT64_MAX, &route->from);
+}
+
+static bool read_status(struct view value, struct route *route)
+{
+    route->has_state = true;
+    return job_state_parse(value, &route->state);
+}
+
+/* Milliseconds, or a date, in which many clients encode the colons. */
+static bool read_since(struct view value, struct route *route)
+{
+    char text[64];
+    size_t length = 0;
+
+    for (size_t i = 0; i < value.length && length < sizeof text; i++) {
+        uint8_t byte = (uint8_t)value.data[i];
+
+        if (byte == '%') { /* query_valid() has seen to it that two digits follow */
+            if (!view_parse_hex(view_make(value.data + i + 1, 2), &byte, 1)) {
+                return false;
+            }
+            i += 2;
+        }
+        text[length++] = (char)byte;
+    }
+    return view_parse_u64(view_make(text, length), INT64_MAX, &route->since_ms) ||
+           config_parse_date(view_make(text, length), &route->since_ms);
+}
+
+static bool read_limit(struct view value, struct route *route)
+{
+    uint64_t limit;
+
+    if (!view_parse_u64(value, ROUTE_LIMIT_MAXIMUM, &limit) || limit == 0) {
+        return false;
+    }
+    route->limit = (uint32_t)limit;
+    return true;
+}
+
+/* What the bytes mean is for the store to say. */
+static bool read_cursor(struct view value, struct route *route)
+{
+    route->cursor = value;
+    for (size_t i = 0; i < value.length; i++) {
+        if (!http_byte_is(value.data[i], HTTP_BYTE_NAME) && value.data[i] != '.' &&
+            value.data[i] != '~') {
+            return false;
+        }
+    }
+    return value.length > 0 && value.length <= ROUTE_CURSOR_MAXIMUM;
+}
+
+static const struct {
+    struct view name;
+    unsigned taken_as;
+    enum route_result bad;
+    enum route_result twice;
+    bool (*read)(struct view value, struct route *route);
+} parameters[] = {
+    {VIEW_INIT("ttl"), TAKES_TTL, ROUTE_TTL_BAD, ROUTE_TTL_TWICE, read_ttl},
+    {VIEW_INIT("wait"), TAKES_WAIT, ROUTE_WAIT_BAD, ROUTE_WAIT_TWICE, read_wait},
+    {VIEW_INIT("from"), TAKES_FROM, ROUTE_FROM_BAD, ROUTE_FROM_BAD, read_from},
+    {VIEW_INIT("status"), TAKES_LIST, ROUTE_STATE_BAD, ROUTE_STATE_BAD, read_status},
+    {VIEW_INIT("since"), TAKES_LIST, ROUTE_SINCE_BAD, ROUTE_SINCE_BAD, read_since},
+    {VIEW_INIT("limit"), TAKES_LIST, ROUTE_LIMIT_BAD, ROUTE_LIMIT_BAD, read_limit},
+    {VIEW_INIT("cursor"), TAKES_LIST, ROUTE_CURSOR_BAD, ROUTE_CURSOR_BAD, read_cursor},
+};
+
+/* `seen`: a bit for each of the parameters that occurred. */
+static enum route_result parse_parameter(struct view parameter, struct route *route,
+                                         unsigned *seen)
 {
     size_t equals = view_find_byte(parameter, '=');
     struct view name = view_first(parameter, equals);
     struct view value = view_skip(parameter, equals + 1);
-    if (view_equal(name, VIEW("ttl"))) {
-        if (route->has_ttl) {
-            return ROUTE_TTL_TWICE;
+    unsigned taken = operations[route->operation].takes | TAKES_TTL;
+    for (size_t i = 0; i < ARRAY_LENGTH(parameters); i++) {
+        if ((parameters[i].taken_as & taken) != 0 && view_equal(name, parameters[i].name)) {
+            if (*seen & 1u << i) {
+                return parameters[i].twice;
+            }
+            *seen |= 1u << i;
+            return parameters[i].read(value, route) ? ROUTE_OK : parameters[i].bad;
         }
-        route->has_ttl = true;
-        return parse_number(value, &route->ttl_ms) ? ROUTE_OK : ROUTE_TTL_BAD;
-    }
-    if (operations[route->operation].takes_wait && view_equal(name, VIEW("wait"))) {
-        if (route->has_wait) {
-            return ROUTE_WAIT_TWICE;
-        }
-        route->has_wait = true;
-        return parse_number(value, &route->wait_ms) ? ROUTE_OK : ROUTE_WAIT_BAD;
     }
     return ROUTE_OK;
 }
 
 static enum route_result parse_query(struct view query, struct route *route)
 {
+    unsigned seen = 0;
     if (!query_valid(query)) {
         return ROUTE_QUERY_BAD;
     }
@@ -219,7 +317,7 @@ static enum route_result parse_query(struct view query, struct route *route)
     }
     while (query.length > 0) {
         struct view parameter = view_first(query, view_find_byte(query, '&'));
-        enum route_result result = parse_parameter(parameter, route);
+        enum route_result result = parse_parameter(parameter, route, &seen);
         if (result != ROUTE_OK) {
             return result;
         }
@@ -255,6 +353,11 @@ struct view route_operation_name(enum route_operation operation)
     return operations[operation].name;
 }
 
+bool route_is_own(enum route_operation operation)
+{
+    return operation == ROUTE_JOBS || operation == ROUTE_WHOAMI || operation == ROUTE_JOB_DELETE;
+}
+
 bool route_has_job(enum route_operation operation)
 {
     return operations[operation].shape == SHAPE_JOB;
@@ -271,6 +374,20 @@ struct view route_detail(enum route_result result)
     case ROUTE_TTL_BAD:
         return VIEW("ttl is invalid; it must be a number of milliseconds in digits.");
     case ROUTE_TTL_TWICE: return VIEW("ttl occurs more than once.");
+    case ROUTE_STATE_BAD:
+        return VIEW("status is invalid, or occurs more than once; it must be one of IN_QUEUE, "
+                    "IN_PROGRESS, COMPLETED, FAILED, CANCELLED and TIMED_OUT.");
+    case ROUTE_SINCE_BAD:
+        return VIEW("since is invalid, or occurs more than once; it must be a time of RFC 3339 or "
+                    "milliseconds since 1970.");
+    case ROUTE_LIMIT_BAD:
+        return VIEW("limit is invalid, or occurs more than once; it must be a number from 1 to "
+                    "1000.");
+    case ROUTE_CURSOR_BAD:
+        return VIEW("cursor is invalid, or occurs more than once; it must be as an answer gave it.");
+    case ROUTE_FROM_BAD:
+        return VIEW("from is invalid, or occurs more than once; it must be the number of a chunk, "
+                    "counted from 0.");
     case ROUTE_QUERY_BAD:
         return VIEW("The query has a forbidden character or a broken percent-encoding.");
     }
@@ -310,7 +427,7 @@ void route_append_target(struct builder *builder, struct view base_path, const s
         builder_append(builder, route->query);
         return;
     }
-    if (route->has_wait && operations[route->operation].takes_wait) {
+    if (route->has_wait && (operations[route->operation].takes & TAKES_WAIT) != 0) {
         append_number(builder, VIEW("wait"), route->wait_ms, &separator);
     }
     if (route->has_ttl) {

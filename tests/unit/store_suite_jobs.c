@@ -277,6 +277,45 @@ Test(store_jobs, a_lost_job_is_polled_on_for_as_long_as_was_said)
     cr_assert_eq(EXPECT_THAT(STORE_OK, due)->count, 0);
 }
 
+Test(store_jobs, a_lost_job_that_runs_after_all_is_lost_no_more)
+{
+    struct store_question lost = without_result("job-1", JOB_LOST);
+    struct store_question due = due_question(10);
+    const struct store_reply *reply;
+    struct store_job job;
+
+    add_job(VIEW("job-1"));
+    lost.poll_on_ms = 15 * MINUTE_MS;
+    EXPECT_THAT(STORE_OK, lost);
+    suite_backend.pass(POLL_MS + SECOND_MS);
+    reply = EXPECT_THAT(STORE_OK, due);
+    cr_assert_eq(reply->count, 1);
+    EXPECT(STORE_OK, .operation = STORE_RESCHEDULE, ABOUT("job-1"), .fence = reply->jobs[0].fence,
+           .state = JOB_IN_PROGRESS, .due_ms = FAR_MS, .deadline_ms = RETENTION_MS);
+    job = job_of(VIEW("job-1"));
+    cr_assert_eq(job.state, JOB_IN_PROGRESS);
+    cr_assert_eq(job.ended_ms, 0);
+    suite_backend.pass(15 * MINUTE_MS);
+    cr_assert_eq(EXPECT_THAT(STORE_OK, due)->count, 1, "it is followed to its end");
+    cr_assert_eq(EXPECT(STORE_OK, .operation = STORE_COUNT)->counts.lost, 0);
+}
+
+Test(store_jobs, a_lost_job_is_given_up_by_a_second_word)
+{
+    struct store_question lost = without_result("job-1", JOB_LOST);
+    struct store_question due = due_question(10);
+
+    add_job(VIEW("job-1"));
+    lost.poll_on_ms = 15 * MINUTE_MS;
+    EXPECT_THAT(STORE_OK, lost);
+    lost.poll_on_ms = 0;
+    EXPECT_THAT(STORE_OK, lost);
+    cr_assert_eq(job_of(VIEW("job-1")).state, JOB_LOST);
+    suite_backend.pass(POLL_MS + SECOND_MS);
+    cr_assert_eq(EXPECT_THAT(STORE_OK, due)->count, 0);
+    cr_assert_eq(EXPECT(STORE_OK, .operation = STORE_COUNT)->counts.outstanding, 0);
+}
+
 Test(store_jobs, a_lost_job_that_is_not_polled_on_is_off_the_schedule)
 {
     struct store_question lost = without_result("job-1", JOB_LOST);

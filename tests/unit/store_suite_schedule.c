@@ -134,7 +134,8 @@ Test(store_schedule, a_leased_job_is_given_to_nobody_until_the_lease_ends)
     cr_assert_gt(second->jobs[0].fence, first->jobs[0].fence);
 }
 
-Test(store_schedule, leases_and_fences_outlive_a_restart)
+/* Where there is but one podgate, a lease from before its start is nobody's. */
+Test(store_schedule, fences_outlive_a_restart)
 {
     uint64_t fence;
     const struct store_reply *reply;
@@ -142,7 +143,9 @@ Test(store_schedule, leases_and_fences_outlive_a_restart)
     add_job(VIEW("job-1"));
     fence = claim_due(10)->jobs[0].fence;
     suite_reopen();
-    cr_assert_eq(claim_due(10)->count, 0);
+    if (store_is_shared(suite_instances[0].store)) {
+        cr_assert_eq(claim_due(10)->count, 0, "the dead podgate may be another one that lives");
+    }
     suite_backend.pass(STORE_LEASE_MS + 100);
     reply = claim_due(10);
     cr_assert_eq(reply->count, 1);

@@ -43,6 +43,8 @@ Test(route, serves_every_operation)
         {VIEW("/v2/abc/batch"), ROUTE_BATCH},
         {VIEW("/v2/abc/batch/b_1/requests/r_1"), ROUTE_BATCH},
         {VIEW("/v2/abc/openai/v1/chat/completions"), ROUTE_OPENAI},
+        {VIEW("/v2/abc/jobs"), ROUTE_JOBS},
+        {VIEW("/v2/abc/jobs/j-1"), ROUTE_JOB_DELETE},
         {VIEW("/podgate/v1/whoami"), ROUTE_WHOAMI},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
@@ -87,7 +89,8 @@ Test(route, finds_nothing_at_other_paths)
         VIEW("/v2/e/status"), VIEW("/v2/e/status/"), VIEW("/v2/e/status/j/"),
         VIEW("/v2/e/status/j/k"), VIEW("/v2/e/health/"), VIEW("/v2/e/openai"),
         VIEW("/v2/e/openai/"), VIEW("/v2/e/openai/v1/"), VIEW("/v2/e/batch/"),
-        VIEW("/v2/e/jobs"), VIEW("/v2/e/metrics"), VIEW("/v2/e/logs"), VIEW("/v2/e/realtime"),
+        VIEW("/v2/e/jobs/"), VIEW("/v2/e/jobs/j/k"), VIEW("/v2/e/jobs/j/"), VIEW("/v2/e/Jobs"),
+        VIEW("/v2/e/job-delete"), VIEW("/v2/e/job-delete/j"), VIEW("/v2/e/metrics"), VIEW("/v2/e/logs"), VIEW("/v2/e/realtime"),
         VIEW("/podgate"), VIEW("/podgate/v1"), VIEW("/podgate/v1/whoami/"),
         VIEW("/podgate/v2/whoami"), VIEW("/v2/e/whoami"), VIEW(""), VIEW("v2/e/run"),
         VIEW("*"), VIEW("?x"), VIEW("/?x"), VIEW("/metrics"), VIEW("/livez"),
@@ -198,6 +201,105 @@ Test(route, passes_queries_of_some_operations_on_raw)
     cr_assert(view_equal(expect_route(VIEW("/v2/e/requests?"), ROUTE_REQUESTS).query, VIEW("")));
 }
 
+Test(route, reads_what_a_list_of_jobs_is_asked_for)
+{
+    struct route route = expect_route(VIEW("/v2/e/jobs"), ROUTE_JOBS);
+
+    cr_assert_not(route.has_state);
+    cr_assert_eq(route.since_ms, 0);
+    cr_assert_eq(route.limit, 0);
+    cr_assert_eq(route.cursor.length, 0);
+    route = expect_route(
+        VIEW("/v2/e/jobs?status=TIMED_OUT&since=1764000000123&limit=1000&cursor=a.B~9-_"),
+        ROUTE_JOBS);
+    cr_assert(route.has_state);
+    cr_assert_eq(route.state, JOB_TIMED_OUT);
+    cr_assert_eq(route.since_ms, 1764000000123);
+    cr_assert_eq(route.limit, 1000);
+    cr_assert(view_equal(route.cursor, VIEW("a.B~9-_")));
+    route = expect_route(VIEW("/v2/e/jobs?wait=x&from=y&other"), ROUTE_JOBS);
+    cr_assert_not(route.has_wait);
+    cr_assert_not(route.has_from);
+}
+
+Test(route, reads_since_as_a_date_a_time_or_milliseconds)
+{
+    const struct {
+        struct view target;
+        uint64_t since_ms;
+    } cases[] = {
+        {VIEW("/v2/e/jobs?since=1970-01-02"), 86400000},
+        {VIEW("/v2/e/jobs?since=2026-11-24T15:04:05Z"), 1795532645000},
+        {VIEW("/v2/e/jobs?since=2026-11-24T15:04:05.678Z"), 1795532645000},
+        {VIEW("/v2/e/jobs?since=2026-11-24T16%3A04%3a05%2B01:00"), 1795532645000},
+        {VIEW("/v2/e/jobs?since=0"), 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        cr_assert_eq(expect_route(cases[i].target, ROUTE_JOBS).since_ms, cases[i].since_ms);
+    }
+}
+
+Test(route, refuses_a_list_that_is_asked_for_with_odd_parameters)
+{
+    char cursor[ROUTE_CURSOR_MAXIMUM + 64] = "/v2/e/jobs?cursor=";
+    size_t length = strlen(cursor);
+
+    expect_refused(VIEW("/v2/e/jobs?status="), ROUTE_STATE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?status=completed"), ROUTE_STATE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?status=LOST"), ROUTE_STATE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?status=FAILED&status=FAILED"), ROUTE_STATE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?since="), ROUTE_SINCE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?since=yesterday"), ROUTE_SINCE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?since=-1"), ROUTE_SINCE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?since=2026-02-30"), ROUTE_SINCE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?since=2026-11-24T15:04:05"), ROUTE_SINCE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?since=18446744073709551615"), ROUTE_SINCE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?since=1&since=1"), ROUTE_SINCE_BAD);
+    expect_refused(VIEW("/v2/e/jobs?limit=0"), ROUTE_LIMIT_BAD);
+    expect_refused(VIEW("/v2/e/jobs?limit=1001"), ROUTE_LIMIT_BAD);
+    expect_refused(VIEW("/v2/e/jobs?limit=10x"), ROUTE_LIMIT_BAD);
+    expect_refused(VIEW("/v2/e/jobs?limit=1&limit=2"), ROUTE_LIMIT_BAD);
+    expect_refused(VIEW("/v2/e/jobs?cursor="), ROUTE_CURSOR_BAD);
+    expect_refused(VIEW("/v2/e/jobs?cursor=a%20b"), ROUTE_CURSOR_BAD);
+    expect_refused(VIEW("/v2/e/jobs?cursor='"), ROUTE_CURSOR_BAD);
+    expect_refused(VIEW("/v2/e/jobs?cursor=a&cursor=a"), ROUTE_CURSOR_BAD);
+    memset(cursor + length, 'a', ROUTE_CURSOR_MAXIMUM);
+    expect_route(view_make(cursor, length + ROUTE_CURSOR_MAXIMUM), ROUTE_JOBS);
+    cursor[length + ROUTE_CURSOR_MAXIMUM] = 'a';
+    expect_refused(view_make(cursor, length + ROUTE_CURSOR_MAXIMUM + 1), ROUTE_CURSOR_BAD);
+}
+
+Test(route, reads_where_a_stream_is_to_begin)
+{
+    struct route route = expect_route(VIEW("/v2/e/stream/j?from=17&wait=5"), ROUTE_STREAM);
+    struct builder built;
+
+    cr_assert(route.has_from);
+    cr_assert_eq(route.from, 17);
+    builder_init(&built, NULL, 0);
+    route_append_target(&built, VIEW("/v2"), &route);
+    cr_assert(view_equal(builder_view(&built), VIEW("/v2/e/stream/j?wait=5")),
+              "from is podgate's own");
+    builder_clear(&built);
+    cr_assert_not(expect_route(VIEW("/v2/e/stream/j"), ROUTE_STREAM).has_from);
+    cr_assert_not(expect_route(VIEW("/v2/e/status/j?from=x"), ROUTE_STATUS).has_from);
+    expect_refused(VIEW("/v2/e/stream/j?from="), ROUTE_FROM_BAD);
+    expect_refused(VIEW("/v2/e/stream/j?from=-1"), ROUTE_FROM_BAD);
+    expect_refused(VIEW("/v2/e/stream/j?from=1.0"), ROUTE_FROM_BAD);
+    expect_refused(VIEW("/v2/e/stream/j?from=99999999999999999999"), ROUTE_FROM_BAD);
+    expect_refused(VIEW("/v2/e/stream/j?from=1&from=1"), ROUTE_FROM_BAD);
+}
+
+Test(route, knows_which_operations_are_podgates_own)
+{
+    cr_assert(route_is_own(ROUTE_JOBS));
+    cr_assert(route_is_own(ROUTE_JOB_DELETE));
+    cr_assert(route_is_own(ROUTE_WHOAMI));
+    cr_assert_not(route_is_own(ROUTE_STATUS));
+    cr_assert_not(route_is_own(ROUTE_PURGE_QUEUE));
+}
+
 static void expect_target(struct view target, struct view base, struct view expected)
 {
     struct route route;
@@ -242,6 +344,11 @@ Test(route, knows_which_methods_an_operation_takes)
     cr_assert_not(route_allows(ROUTE_HEALTH, HTTP_METHOD_POST));
     cr_assert(route_allows(ROUTE_BATCH, HTTP_METHOD_DELETE));
     cr_assert(route_allows(ROUTE_WHOAMI, HTTP_METHOD_HEAD));
+    cr_assert(route_allows(ROUTE_STATUS, HTTP_METHOD_HEAD));
+    cr_assert(route_allows(ROUTE_JOBS, HTTP_METHOD_HEAD));
+    cr_assert_not(route_allows(ROUTE_JOBS, HTTP_METHOD_DELETE));
+    cr_assert(route_allows(ROUTE_JOB_DELETE, HTTP_METHOD_DELETE));
+    cr_assert_not(route_allows(ROUTE_JOB_DELETE, HTTP_METHOD_GET));
     for (int i = 0; i < ROUTE_OPERATION_COUNT; i++) {
         enum route_operation operation = (enum route_operation)i;
         cr_assert_not(route_allows(operation, HTTP_METHOD_UNKNOWN));
