@@ -18,9 +18,22 @@
 #include "base/metrics.h"
 #include "gateway/gateway.h"
 #include "model/config.h"
+#include "model/metric_catalogue.h"
 #include "store/store.h"
 
 struct collector;
+
+enum {
+    /* Half of what upstream grants for polls (2,000 in 10 s) and for cancels (100 in 10 s) of an
+     * endpoint: the rest is for callers whose requests podgate only passes on. In thousandths of a
+     * request a second. */
+    COLLECTOR_POLL_RATE_MILLI = 100000,
+    COLLECTOR_CANCEL_RATE_MILLI = 5000,
+    COLLECTOR_POLLS_IN_FLIGHT = 100, /* claimed ones of one endpoint */
+    COLLECTOR_CANCELS_IN_FLIGHT = 10,
+    /* A poll that nobody settled is given up when its lease has lapsed and then some. */
+    COLLECTOR_LAPSE_MS = STORE_LEASE_MS + 10000,
+};
 
 /* Nothing runs yet. `shared` and the store's client (of `loop`) outlive it. NULL without memory.
  * Main thread. */
@@ -33,7 +46,10 @@ void collector_start(struct collector *collector);
 
 /* Claims nothing more; what is with the workers goes on. Main thread. */
 void collector_stop(struct collector *collector);
-void collector_destroy(struct collector *collector); /* NULL is allowed */
+
+/* After collector_stop() and when no worker runs any more; before the store's client goes. NULL is
+ * allowed. Main thread. */
+void collector_destroy(struct collector *collector);
 
 /* A newer configuration. Main thread. */
 void collector_adopt(struct collector *collector, const struct config *config);
@@ -49,12 +65,14 @@ void collector_note_purge(struct collector *collector, struct view endpoint);
 struct collector_poll {
     struct view endpoint;
     enum store_kind kind;
-    bool claimed;        /* it was the collector's own poll (not a waiter's) */
+    bool claimed; /* it was the collector's own poll (not a waiter's) */
     bool ended;
-    bool failed;         /* upstream brought nothing of use */
-    unsigned status;     /* of the response; 0: none */
-    uint64_t age_ms;     /* since the submit */
-    uint64_t execution_ms; /* of one that ended; UINT64_MAX: not said */
+    bool failed;           /* upstream brought nothing of use */
+    unsigned status;       /* of the response; 0: none */
+    uint64_t fence;        /* of the claim, when it was claimed */
+    uint64_t age_ms;       /* since the submit */
+    uint64_t delay_ms;     /* of one that ended: how long it waited; UINT64_MAX: not said */
+    uint64_t execution_ms; /* of one that ended: how long it ran; UINT64_MAX: not said */
 };
 
 /* To be called once for each poll that flight_post_poll() asked for, and for each of a waiter's: so
@@ -66,8 +84,10 @@ void collector_settled(struct collector *collector, const struct collector_poll 
 uint64_t collector_take_poll(struct collector *collector, struct view endpoint);
 
 /* When a job of `endpoint` that is `age_ms` old, last seen in `state`, after `failures` polls in a
- * row that brought nothing, is to be polled next (span in ms), and the deadline that goes with it.
- * Wraps model/poll_plan with what was learnt. Any thread. */
+ * row that brought nothing, is to be polled next (span in ms), and the deadline that goes with it:
+ * 0, which is "it stays", after a failure. Wraps model/poll_plan with what was learnt, and has the
+ * endpoint looked at when the job is due, so that what is rescheduled needn't be noted too. Any
+ * thread. */
 struct collector_next {
     uint64_t due_ms;
     uint64_t deadline_ms;
@@ -80,5 +100,11 @@ struct collector_next collector_plan(struct collector *collector, struct view en
  * upstream's retention: a submit is then refused with 503. Any thread. */
 bool collector_has_capacity(struct collector *collector, struct view endpoint,
                             enum store_kind kind);
+
+/* To be called once for each job that flight_post_cancel() took, after the store knows: it was
+ * cancelled, skipped since it had started, or nothing of use came (then it is tried again). The
+ * collector counts METRIC_CANCELS. Any thread. */
+void collector_cancel_settled(struct collector *collector, struct view endpoint,
+                              enum metric_cancel outcome);
 
 #endif

@@ -56,25 +56,29 @@ void flight_deliver_to(struct flights *flights, struct flight_caller *caller,
 
 /* ---- joining and leaving --------------------------------------------------------------------- */
 
-static size_t build_name(const struct route *route, char name[FLIGHT_NAME_BYTES])
+size_t flight_build_name(struct view endpoint, struct view job, char name[FLIGHT_NAME_BYTES])
 {
-    size_t length = route->endpoint.length;
+    size_t length = endpoint.length;
 
-    memcpy(name, route->endpoint.data, length);
+    memcpy(name, endpoint.data, length);
     name[length++] = '/';
-    if (route->operation != ROUTE_HEALTH) {
-        memcpy(name + length, route->job.data, route->job.length);
-        length += route->job.length;
+    if (job.length > 0) {
+        memcpy(name + length, job.data, job.length);
+        length += job.length;
     }
     return length;
 }
 
-static struct gateway *owner_of(struct gateway *gateway, struct view name)
+static size_t build_name(const struct route *route, char name[FLIGHT_NAME_BYTES])
 {
-    struct gateway_shared *shared = gateway->shared;
+    return flight_build_name(route->endpoint,
+                             route->operation == ROUTE_HEALTH ? VIEW("") : route->job, name);
+}
 
-    return shared->gateway_count == 1 ? gateway
-                                      : shared->gateways[table_hash(name) % shared->gateway_count];
+struct gateway *flight_owner_of(struct gateway_shared *shared, struct view name)
+{
+    return shared
+        ->gateways[shared->gateway_count == 1 ? 0 : table_hash(name) % shared->gateway_count];
 }
 
 static struct flight *find(struct flights *flights, struct view name)
@@ -88,7 +92,15 @@ static struct flight_answer *fresh_answer(const struct flight *flight,
 {
     struct flight_answer *latest = flight->latest;
     struct flights *flights = flight->flights;
+    struct flight_answer *final = NULL;
 
+    if (flight->is_job) {
+        switch (flight_judge_caller(flight, caller, &final)) {
+        case VERDICT_FINAL: return final;
+        case VERDICT_LOAD: return NULL;
+        case VERDICT_OPEN: break;
+        }
+    }
     if (atomic_load(&flights->forgets_sent) != flights->forgets_read) {
         return NULL;
     }
@@ -102,20 +114,12 @@ static struct flight_answer *fresh_answer(const struct flight *flight,
 
 static void add_caller(struct flight *flight, struct flight_caller *caller, struct view trace)
 {
-    bool may_ask =
-        caller->wait_until_ms == 0 || clock_mono_ms() >= flight->asked_ms + FLIGHT_POLL_MS;
-
     caller->next = flight->callers;
     flight->callers = caller;
-    if (!flight->building && may_ask) {
-        caller->asked = true;
-        flight_ask(flight, trace);
-    } else if (!caller->next) {
-        flight_arm(flight);
-    }
+    flight_proceed(flight, trace);
 }
 
-static struct flight *find_or_create(struct flights *flights, struct view name)
+struct flight *flight_find_or_create(struct flights *flights, struct view name)
 {
     struct flight *flight = find(flights, name);
 
@@ -126,7 +130,8 @@ static void on_join_letter(void *argument)
 {
     struct join_letter *letter = argument;
     struct flights *flights = letter->owner->flights;
-    struct flight *flight = find_or_create(flights, view_make(letter->name, letter->name_length));
+    struct flight *flight =
+        flight_find_or_create(flights, view_make(letter->name, letter->name_length));
     struct flight_answer *fresh = flight ? fresh_answer(flight, letter->caller) : NULL;
 
     if (fresh) {
@@ -160,12 +165,22 @@ static bool post_join(struct gateway *owner, struct flight_caller *caller, struc
     return true;
 }
 
+static uint8_t copy_name(char *to, size_t room, struct view from)
+{
+    size_t length = from.length < room ? from.length : room;
+
+    if (length > 0) {
+        memcpy(to, from.data, length);
+    }
+    return (uint8_t)length;
+}
+
 struct flight_answer *flight_join(struct gateway *gateway, const struct flight_question *question,
                                   bool *joined)
 {
     char storage[FLIGHT_NAME_BYTES];
     struct view name = view_make(storage, build_name(question->route, storage));
-    struct gateway *owner = owner_of(gateway, name);
+    struct gateway *owner = flight_owner_of(gateway->shared, name);
     struct flight_caller *caller = calloc(1, sizeof *caller);
     struct flight *flight;
     struct flight_answer *fresh;
@@ -179,6 +194,9 @@ struct flight_answer *flight_join(struct gateway *gateway, const struct flight_q
     caller->fresh_ms = question->fresh_ms;
     caller->stale_ms = question->stale_ms;
     caller->wait_until_ms = question->wait_until_ms;
+    caller->may_adopt = question->may_adopt;
+    caller->team_length = copy_name(caller->team, sizeof caller->team, question->team);
+    caller->key_length = copy_name(caller->key, sizeof caller->key, question->key);
     if (owner != gateway) {
         *joined = post_join(owner, caller, name, question->trace);
         if (!*joined) {
@@ -186,7 +204,7 @@ struct flight_answer *flight_join(struct gateway *gateway, const struct flight_q
         }
         return NULL;
     }
-    flight = find_or_create(gateway->flights, name);
+    flight = flight_find_or_create(gateway->flights, name);
     if (!flight) {
         free(caller);
         return NULL;
@@ -235,7 +253,7 @@ void flight_leave(struct gateway *gateway, struct request_handle handle, const s
 {
     char storage[FLIGHT_NAME_BYTES];
     struct view name = view_make(storage, build_name(route, storage));
-    struct gateway *owner = owner_of(gateway, name);
+    struct gateway *owner = flight_owner_of(gateway->shared, name);
     struct leave_letter *letter;
 
     if (owner == gateway) {
@@ -277,7 +295,7 @@ void flight_forget(struct gateway *gateway, const struct route *route)
 {
     char storage[FLIGHT_NAME_BYTES];
     struct view name = view_make(storage, build_name(route, storage));
-    struct gateway *owner = owner_of(gateway, name);
+    struct gateway *owner = flight_owner_of(gateway->shared, name);
     struct leave_letter *letter;
 
     if (owner == gateway) {
@@ -296,6 +314,26 @@ void flight_forget(struct gateway *gateway, const struct route *route)
         atomic_fetch_sub(&owner->flights->forgets_sent, 1);
         free(letter);
     }
+}
+
+static void forget_node(struct table_node *node, void *argument)
+{
+    (void)argument;
+    flight_forget_known((struct flight *)(void *)node);
+}
+
+void flight_changed(struct gateway *gateway, struct view endpoint, struct view job)
+{
+    struct hot_cache *cache = gateway->shared->hot_cache;
+    struct route route = {.operation = ROUTE_STATUS, .endpoint = endpoint, .job = job};
+
+    if (job.length > 0 && route_endpoint_valid(endpoint) && route_job_valid(job)) {
+        hot_cache_drop(cache, endpoint, job);
+        flight_forget(gateway, &route);
+        return;
+    }
+    hot_cache_clear(cache);
+    table_for_each(gateway->flights->table, forget_node, NULL);
 }
 
 /* ---- all flights of a worker ----------------------------------------------------------------- */
@@ -325,6 +363,7 @@ static void end_node(struct table_node *node, void *argument)
 void flights_destroy(struct flights *flights)
 {
     if (flights) {
+        flight_end_errands(flights);
         table_for_each(flights->table, end_node, NULL);
         loop_flush_graves(flights->gateway->loop);
         table_destroy(flights->table);

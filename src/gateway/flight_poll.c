@@ -5,9 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "gateway/breaker.h"
 #include "gateway/flight_private.h"
-#include "gateway/relay.h"
 #include "model/job.h"
 #include "model/metric_catalogue.h"
 
@@ -19,6 +17,7 @@
 void flight_answer_unref(struct flight_answer *answer)
 {
     if (answer && atomic_fetch_sub_explicit(&answer->references, 1, memory_order_acq_rel) == 1) {
+        hot_result_unref(answer->result);
         body_unref(answer->body);
         free(answer);
     }
@@ -36,6 +35,7 @@ struct flight_answer *flight_answer_create(void)
 
     if (answer) {
         atomic_init(&answer->references, 1);
+        answer->problem = PROBLEM_COUNT;
     }
     return answer;
 }
@@ -46,8 +46,7 @@ bool flight_answer_is_good(const struct flight_answer *answer)
            answer->status == 200;
 }
 
-/* Upstream failed, rather than said something about the job. */
-static bool is_failure(const struct flight_answer *answer)
+bool flight_answer_is_failure(const struct flight_answer *answer)
 {
     return answer->failed || answer->refused || !answer->is_json || answer->status >= 500 ||
            answer->status == 429 || answer->status == 401 || answer->status == 403;
@@ -65,11 +64,29 @@ static void destroy(void *object)
     free(flight);
 }
 
+static void cancel_call(struct store_call **call)
+{
+    if (*call) {
+        store_cancel(*call);
+        *call = NULL;
+    }
+}
+
 void flight_end(struct flight *flight)
 {
     struct flights *flights = flight->flights;
 
     event_del(&flight->timer);
+    cancel_call(&flight->load_call);
+    cancel_call(&flight->lease_call);
+    cancel_call(&flight->write_call);
+    flight_clear_ending(flight);
+    flight_answer_unref(flight->final);
+    flight_answer_unref(flight->nobody);
+    flight_answer_unref(flight->adopted);
+    flight->adopted = NULL;
+    flight->final = NULL;
+    flight->nobody = NULL;
     if (flight->exchange) {
         upstream_abort(flight->exchange);
         flight->exchange = NULL;
@@ -97,7 +114,8 @@ static void parse_name(struct flight *flight)
 
     flight->route.endpoint = view_first(name, slash);
     flight->route.job = view_skip(name, slash + 1);
-    flight->route.operation = flight->route.job.length > 0 ? ROUTE_STATUS : ROUTE_HEALTH;
+    flight->is_job = flight->route.job.length > 0;
+    flight->route.operation = flight->is_job ? ROUTE_STATUS : ROUTE_HEALTH;
     flight->keep_ms =
         flight->route.operation == ROUTE_HEALTH ? FLIGHT_HEALTH_STALE_MS : FLIGHT_POLL_MS;
 }
@@ -113,13 +131,28 @@ struct flight *flight_create(struct flights *flights, struct view name)
     memcpy(flight->name, name.data, name.length);
     flight->name_length = name.length;
     parse_name(flight);
+    if (flight->is_job) {
+        flight->nobody = flight_problem_answer(PROBLEM_JOB_NOT_FOUND);
+        if (!flight->nobody) {
+            free(flight);
+            return NULL;
+        }
+    }
     builder_init(&flight->head, flight->head_storage, sizeof flight->head_storage);
     evtimer_assign(&flight->timer, loop_base(flights->gateway->loop), on_timer, flight);
     if (!table_insert(flights->table, &flight->node, view_make(flight->name, name.length))) {
+        flight_answer_unref(flight->nobody);
         free(flight);
         return NULL;
     }
     return flight;
+}
+
+/* Something is under way that must be seen through, whether or not anybody waits. */
+static bool flight_is_busy(const struct flight *flight)
+{
+    return flight->load_call || flight->lease_call || flight->write_call ||
+           flight->encoding_result || flight->has_ending || flight->polling || flight->leased;
 }
 
 void flight_arm(struct flight *flight)
@@ -128,13 +161,19 @@ void flight_arm(struct flight *flight)
     uint64_t delay_ms = WATCH_MS;
     struct timeval delay;
 
-    if (!flight->callers) {
+    if (flight_is_busy(flight)) {
+        delay_ms = WATCH_MS;
+    } else if (!flight->callers) {
         uint64_t end_ms = flight->latest ? flight->latest->received_ms + flight->keep_ms : now_ms;
 
         delay_ms = end_ms > now_ms ? end_ms - now_ms + 1 : 1;
     } else if (!flight->building) {
         uint64_t due_ms = flight->asked_ms + FLIGHT_POLL_MS;
 
+        due_ms = due_ms > flight->not_before_ms ? due_ms : flight->not_before_ms;
+        if (due_ms <= now_ms || due_ms > now_ms + WATCH_MS) {
+            due_ms = now_ms + WATCH_MS; /* deadlines are looked at meanwhile */
+        }
         delay_ms = due_ms > now_ms ? due_ms - now_ms + 1 : 1;
     }
     delay.tv_sec = (time_t)(delay_ms / 1000);
@@ -142,33 +181,43 @@ void flight_arm(struct flight *flight)
     event_add(&flight->timer, &delay);
 }
 
-static void settle(struct flight *flight)
+/* An answer that is young enough for a caller who doesn't wait for the end. */
+static bool is_fresh(const struct flight *flight, const struct flight_caller *caller,
+                     uint64_t now_ms)
 {
-    static const struct timeval now = {0, 0};
-
-    flight->settled = true;
-    event_add(&flight->timer, &now);
+    return flight_answer_is_good(flight->latest) &&
+           now_ms - flight->latest->received_ms <= caller->fresh_ms &&
+           atomic_load(&flight->flights->forgets_sent) == flight->flights->forgets_read;
 }
 
-/* What a caller gets now: NULL to stay on the flight. */
-static struct flight_answer *choose(struct flight *flight, const struct flight_caller *caller,
-                                    struct flight_answer *answer, uint64_t now_ms,
-                                    enum flight_delivery *delivery)
+static struct flight_answer *choose_at_once(struct flight *flight,
+                                            const struct flight_caller *caller,
+                                            struct flight_answer *answer, uint64_t now_ms,
+                                            enum flight_delivery *delivery)
 {
-    *delivery = caller->asked ? FLIGHT_ASKED : FLIGHT_SHARED;
-    if (caller->wait_until_ms == 0) {
-        if (answer && is_failure(answer) && caller->stale_ms > 0 && flight->good &&
-            now_ms - flight->good->received_ms <= caller->stale_ms) {
-            *delivery = FLIGHT_STALE;
-            return flight->good;
-        }
-        return answer;
+    if (answer && flight_answer_is_failure(answer) && caller->stale_ms > 0 && flight->good &&
+        now_ms - flight->good->received_ms <= caller->stale_ms) {
+        *delivery = FLIGHT_STALE;
+        return flight->good;
     }
+    if (!answer && !caller->asked && !flight->building && is_fresh(flight, caller, now_ms)) {
+        *delivery = FLIGHT_FRESH;
+        return flight->latest;
+    }
+    return answer;
+}
+
+/* For one who waits for the job's end. */
+static struct flight_answer *choose_later(struct flight *flight, const struct flight_caller *caller,
+                                          struct flight_answer *answer, uint64_t now_ms,
+                                          enum flight_delivery *delivery)
+{
     if (answer && answer->too_large) {
         return answer; /* only a request of the caller's own can tell him, and may as well do it now
                         */
     }
-    if (answer && !is_failure(answer) && (answer->terminal || answer->status != 200)) {
+    if (answer && !flight_answer_is_failure(answer) &&
+        (answer->terminal || answer->status != 200)) {
         return answer;
     }
     if (now_ms < caller->wait_until_ms) {
@@ -181,36 +230,58 @@ static struct flight_answer *choose(struct flight *flight, const struct flight_c
     return answer ? answer : flight->latest;
 }
 
-/* Tells everybody who is to be told now: with a new `answer`, or NULL when only time has passed. */
-static void tell_callers(struct flight *flight, struct flight_answer *answer)
+/* What a caller gets now: NULL to stay on the flight. */
+static struct flight_answer *choose(struct flight *flight, const struct flight_caller *caller,
+                                    struct flight_answer *answer, uint64_t now_ms,
+                                    enum flight_delivery *delivery)
+{
+    *delivery = caller->asked ? FLIGHT_ASKED : FLIGHT_SHARED;
+    if (flight->is_job) {
+        struct flight_answer *final = NULL;
+
+        switch (flight_judge_caller(flight, caller, &final)) {
+        case VERDICT_FINAL: return final;
+        case VERDICT_LOAD: return NULL;
+        case VERDICT_OPEN: break;
+        }
+    }
+    return caller->wait_until_ms == 0 ? choose_at_once(flight, caller, answer, now_ms, delivery)
+                                      : choose_later(flight, caller, answer, now_ms, delivery);
+}
+
+void flight_tell(struct flight *flight, struct flight_answer *answer)
 {
     uint64_t now_ms = clock_mono_ms();
     struct flight_caller **link = &flight->callers;
     struct flight_caller *told = NULL;
     struct flight_caller **told_last = &told;
 
-    /* First all are taken off, then they are told, since telling may bring them back. */
+    /* First all are taken off, each with his answer, then they are told, since telling may bring
+     * them back. */
     while (*link) {
         struct flight_caller *caller = *link;
         enum flight_delivery delivery;
+        struct flight_answer *chosen = choose(flight, caller, answer, now_ms, &delivery);
 
-        if (!choose(flight, caller, answer, now_ms, &delivery)) {
-            caller->asked = false;
+        if (!chosen) {
+            caller->asked = caller->asked && !answer;
             link = &caller->next;
             continue;
         }
         *link = caller->next;
         caller->next = NULL;
+        caller->answer = flight_answer_ref(chosen);
+        caller->delivery = delivery;
         *told_last = caller;
         told_last = &caller->next;
     }
     while (told) {
         struct flight_caller *caller = told;
-        enum flight_delivery delivery;
-        struct flight_answer *chosen = choose(flight, caller, answer, now_ms, &delivery);
+        struct flight_answer *chosen = caller->answer;
 
         told = caller->next;
-        flight_deliver_to(flight->flights, caller, chosen, delivery);
+        flight_deliver_to(flight->flights, caller, chosen, caller->delivery);
+        flight_answer_unref(chosen);
     }
 }
 
@@ -242,6 +313,10 @@ static void time_out_callers(struct flight *flight, uint64_t now_ms)
 
 void flight_forget_known(struct flight *flight)
 {
+    flight->record.known = RECORD_NONE;
+    flight->reload = flight->load_call != NULL;
+    flight_answer_unref(flight->final);
+    flight->final = NULL;
     flight->discard = flight->building != NULL;
     flight_answer_unref(flight->latest);
     flight->latest = NULL;
@@ -257,17 +332,7 @@ static bool is_outdated(const struct flight *flight)
            atomic_load(&flight->flights->forgets_sent) != flight->flights->forgets_read;
 }
 
-/* Some of the callers may know of the change already, so nobody is told the state before it. */
-static void ask_again(struct flight *flight)
-{
-    if (flight->callers) {
-        flight_ask(flight, VIEW(""));
-    } else {
-        flight_arm(flight);
-    }
-}
-
-static void complete(struct flight *flight)
+void flight_complete(struct flight *flight)
 {
     struct flight_answer *answer = flight->building;
     bool outdated = is_outdated(flight);
@@ -275,20 +340,33 @@ static void complete(struct flight *flight)
     flight->building = NULL;
     flight->exchange = NULL;
     flight->discard = false;
-    if (outdated && !is_failure(answer)) {
+    if (outdated && !flight_answer_is_failure(answer)) {
+        /* Some of the callers may know of the change already, so nobody is told the state before
+         * it. */
         flight_answer_unref(answer);
-        ask_again(flight);
+        flight_proceed(flight, VIEW(""));
         return;
     }
     answer->received_ms = clock_mono_ms();
-    flight_answer_unref(flight->latest);
-    flight->latest = answer;
-    if (flight_answer_is_good(answer)) {
-        flight_answer_unref(flight->good);
-        flight->good = flight_answer_ref(answer);
+    flight_take_answer(flight, answer);
+}
+
+void flight_take_answer(struct flight *flight, struct flight_answer *answer)
+{
+    answer = flight_judge_answer(flight, answer);
+    if (answer && answer->problem == PROBLEM_COUNT && !answer->made_here) {
+        flight_answer_unref(flight->latest);
+        flight->latest = flight_answer_ref(answer);
+        if (flight_answer_is_good(answer)) {
+            flight_answer_unref(flight->good);
+            flight->good = flight_answer_ref(answer);
+        }
     }
-    tell_callers(flight, answer);
-    flight_arm(flight);
+    if (answer) {
+        flight_tell(flight, answer);
+        flight_answer_unref(answer);
+    }
+    flight_proceed(flight, VIEW(""));
 }
 
 static void on_timer(evutil_socket_t descriptor, short what, void *argument)
@@ -300,174 +378,122 @@ static void on_timer(evutil_socket_t descriptor, short what, void *argument)
     (void)what;
     if (flight->settled) {
         flight->settled = false;
-        complete(flight);
+        flight_complete(flight);
         return;
     }
-    tell_callers(flight, NULL);
+    flight_retry_store(flight);
+    flight_release_lease(flight);
+    flight_tell(flight, NULL);
     time_out_callers(flight, now_ms);
-    if (flight->callers) {
-        if (!flight->building && now_ms >= flight->asked_ms + FLIGHT_POLL_MS) {
-            flight_ask(flight, VIEW(""));
-            return;
-        }
-    } else if (!flight->building &&
-               (!flight->latest || now_ms >= flight->latest->received_ms + flight->keep_ms)) {
+    if (!flight->callers && !flight->building && !flight_is_busy(flight) &&
+        (!flight->latest || now_ms >= flight->latest->received_ms + flight->keep_ms)) {
         flight_end(flight);
         return;
     }
-    flight_arm(flight);
+    flight_proceed(flight, VIEW(""));
 }
 
-/* ---- asking upstream ------------------------------------------------------------------------- */
+/* ---- what is to be done next ----------------------------------------------------------------- */
 
-/* An upstream that echoes what it was sent must not give the key away. */
-static void on_head(void *owner, struct upstream_exchange *exchange,
-                    const struct http_response_head *head)
+static bool wants_load(const struct flight *flight)
 {
-    struct flight *flight = owner;
-    struct gateway *gateway = flight->flights->gateway;
-    struct flight_answer *answer = flight->building;
-    struct builder fields;
-    uint64_t capacity = FIRST_BODY_BYTES;
-    uint64_t maximum = gateway->config->retention.max_result_bytes;
+    struct flight_answer *final;
 
-    answer->status = head->status;
-    answer->retry_after_s = relay_retry_after_s(head, true);
-    builder_init(&fields, answer->fields, sizeof answer->fields);
-    relay_append_fields(&fields, head, HTTP_FORWARD_ALWAYS, answer->retry_after_s);
-    if (builder_view(&fields).data == answer->fields && !builder_failed(&fields)) {
-        answer->fields_length = builder_view(&fields).length;
-    } else {
-        /* So many fields come from no upstream that means well: the type alone goes on. */
-        struct view type = VIEW("Content-Type: application/json\r\n");
-
-        memcpy(answer->fields, type.data, type.length);
-        answer->fields_length = type.length;
+    if (flight->polling && flight->record.known == RECORD_NONE) {
+        return true;
     }
-    builder_clear(&fields);
-    relay_mask_key(gateway, view_make(answer->fields, answer->fields_length));
-    relay_report_answer(gateway, flight->route.operation, flight->route.endpoint, head->status);
-    if (head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum) {
-        capacity = head->head.content_length + 1; /* as upstream_collect() wants */
-    }
-    answer->body = body_create(gateway->shared->budget, (size_t)capacity);
-    if (answer->body) {
-        upstream_collect(exchange, answer->body, (size_t)maximum);
-    }
-}
-
-static void fail(struct flight *flight, enum upstream_failure failure)
-{
-    struct flight_answer *answer = flight->building;
-
-    answer->failed = true;
-    answer->failure = failure;
-    body_unref(answer->body);
-    answer->body = NULL;
-    complete(flight);
-}
-
-static void read_answer(struct flight *flight)
-{
-    struct flight_answer *answer = flight->building;
-    struct relay_facts facts;
-    enum job_state state;
-
-    answer->is_json = relay_read_facts(body_view(answer->body), &facts);
-    if (!answer->is_json) {
-        return;
-    }
-    answer->terminal = job_state_parse(facts.status, &state) && job_state_is_terminal(state);
-    answer->completed_without_output =
-        answer->status == 200 && view_equal(facts.status, VIEW("COMPLETED")) && !facts.has_output;
-    if (answer->completed_without_output) {
-        metrics_add(flight->flights->gateway->metrics, METRIC_WARNINGS,
-                    METRIC_WARNING_COMPLETED_WITHOUT_OUTPUT, 0, 1);
-    }
-}
-
-static void on_body(void *owner, struct upstream_exchange *exchange, struct view data, bool last)
-{
-    struct flight *flight = owner;
-
-    (void)data;
-    if (!flight->building->body || !last) {
-        /* No room for it: a result above max_result is served by a request of its own. */
-        if (!last) {
-            upstream_abort(exchange);
+    for (const struct flight_caller *caller = flight->callers; caller; caller = caller->next) {
+        if (flight_judge_caller(flight, caller, &final) == VERDICT_LOAD) {
+            return true;
         }
-        flight->building->too_large = flight->building->body != NULL;
-        fail(flight, UPSTREAM_NO_MEMORY);
-        return;
     }
-    relay_mask_key(flight->flights->gateway, body_view(flight->building->body));
-    read_answer(flight);
-    complete(flight);
+    return false;
 }
 
-static void on_failure(void *owner, struct upstream_exchange *exchange,
-                       enum upstream_failure failure, bool may_be_processed)
+static bool is_open(const struct flight *flight, const struct flight_caller *caller)
 {
-    struct flight *flight = owner;
-    struct gateway *gateway = flight->flights->gateway;
+    struct flight_answer *final;
 
-    (void)exchange;
-    (void)may_be_processed;
-    metrics_add(gateway->metrics, METRIC_FAULTS, METRIC_PART_UPSTREAM, failure, 1);
-    relay_report_failure(gateway, flight->route.endpoint, failure);
-    fail(flight, failure);
+    return !flight->is_job || flight_judge_caller(flight, caller, &final) == VERDICT_OPEN;
 }
 
-static const struct upstream_handler handler = {
-    .on_head = on_head,
-    .on_body = on_body,
-    .on_failure = on_failure,
-};
-
-static bool build_head(struct flight *flight, struct view trace)
+/* The one who makes upstream be asked now, and whether somebody waits for the end. */
+static struct flight_caller *find_asker(const struct flight *flight, bool *waits)
 {
-    struct builder *head = &flight->head;
-
-    builder_reset(head);
-    builder_append(head, VIEW("GET "));
-    route_append_target(head, flight->flights->gateway->config->upstream.url.path, &flight->route);
-    builder_append(head, VIEW(" HTTP/1.1\r\nAccept: application/json\r\nVia: 1.1 podgate\r\n"));
-    builder_append(head, trace);
-    return !builder_failed(head);
+    *waits = false;
+    for (struct flight_caller *caller = flight->callers; caller; caller = caller->next) {
+        if (!is_open(flight, caller)) {
+            continue;
+        }
+        if (caller->wait_until_ms == 0) {
+            return caller;
+        }
+        *waits = true;
+    }
+    return NULL;
 }
 
-void flight_ask(struct flight *flight, struct view trace)
+static void begin_adoption(struct flight *flight, const struct flight_caller *caller)
 {
-    struct gateway *gateway = flight->flights->gateway;
-    struct upstream_request sent = {
-        .resend = UPSTREAM_RESEND_READ,
-        .deadlines = {.total_ms = gateway->config->upstream.read_timeout_ms},
-    };
-    uint64_t retry_after_s = 0;
+    flight->adopting = true;
+    flight->adopter_team_length = caller->team_length;
+    memcpy(flight->adopter_team, caller->team, caller->team_length);
+    flight->adopter_key_length = caller->key_length;
+    memcpy(flight->adopter_key, caller->key, caller->key_length);
+}
 
-    flight->building = flight_answer_create();
-    if (!flight->building) {
-        flight_arm(flight); /* no memory: the next turn of the timer tries again */
+/* The collector's poll needs no request when a caller's has just brought what it wants. */
+static bool poll_is_served(struct flight *flight, uint64_t now_ms)
+{
+    if (!flight_answer_is_good(flight->latest) || flight->latest->made_here ||
+        now_ms - flight->latest->received_ms > FLIGHT_POLL_MS) {
+        return false;
+    }
+    metrics_add(flight->flights->gateway->metrics, METRIC_POLLS, METRIC_POLL_SHARED, 0, 1);
+    flight_settle_poll(flight, flight->latest, false, false);
+    return true;
+}
+
+static void ask_if_wanted(struct flight *flight, struct view trace)
+{
+    uint64_t now_ms = clock_mono_ms();
+    bool waits;
+    struct flight_caller *asker = find_asker(flight, &waits);
+    bool is_here = !flight->is_job || flight->record.known == RECORD_HERE;
+
+    if (flight->building || flight->has_ending || flight->write_call) {
         return;
     }
-    flight->asked_ms = clock_mono_ms();
-    if (!breaker_allows(gateway->breaker, flight->route.endpoint, flight->asked_ms,
-                        &retry_after_s)) {
-        metrics_add(gateway->metrics, METRIC_REFUSALS, METRIC_REFUSAL_BREAKER, 0, 1);
-        flight->building->refused = true;
-        flight->building->retry_after_s = retry_after_s;
-        settle(flight);
-        return;
+    if (flight->polling && is_here && job_state_is_terminal(flight->record.state) &&
+        flight->record.state != JOB_LOST) {
+        flight_settle_poll(flight, NULL, true, false);
     }
-    if (build_head(flight, trace)) {
-        sent.head = builder_view(&flight->head);
-        flight->exchange = upstream_send(gateway->upstream, &sent, &handler, flight);
+    if (asker) {
+        asker->asked = true;
+        if (!is_here) {
+            begin_adoption(flight, asker);
+        }
+        flight_ask(flight, trace);
+    } else if (flight->polling && is_here) {
+        if (!poll_is_served(flight, now_ms)) {
+            flight_ask(flight, trace);
+        }
+    } else if (waits && now_ms >= flight->asked_ms + FLIGHT_POLL_MS) {
+        if (!is_here) {
+            begin_adoption(flight, flight->callers);
+            flight_ask(flight, trace);
+        } else if (flight_may_poll(flight)) {
+            flight_ask(flight, trace);
+        }
     }
-    if (!flight->exchange) {
-        flight->building->failed = true;
-        flight->building->failure = UPSTREAM_NO_MEMORY;
-        settle(flight);
-        return;
+}
+
+void flight_proceed(struct flight *flight, struct view trace)
+{
+    flight_tell(flight, NULL);
+    if (flight->is_job && wants_load(flight)) {
+        flight_load(flight);
     }
+    ask_if_wanted(flight, trace);
     flight_arm(flight);
 }

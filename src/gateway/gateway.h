@@ -26,6 +26,8 @@ struct flights;
 struct gateway;
 struct operation;
 struct hot_cache;
+struct input_vault;
+struct ledger;
 struct request_pool;
 struct result_codec;
 struct store;
@@ -47,6 +49,7 @@ struct gateway_shared {
     struct store *store;
     struct hot_cache *hot_cache;       /* results of all workers */
     struct result_codec *codec;        /* compresses and expands large results on its own thread */
+    struct input_vault *input_vault;   /* how inputs lie in the store; NULL: none are kept */
     struct collector *collector;       /* says which job is polled when */
     struct gateway **gateways; /* one per worker; complete before any of them serves */
     size_t gateway_count;
@@ -65,6 +68,7 @@ struct gateway {
     struct flights *flights;
     struct streams *streams;
     struct store_client *store;
+    struct ledger *ledger;
     struct request_pool *requests;
     struct key_hasher *hasher;
     struct http_date_cache date;

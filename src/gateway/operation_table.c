@@ -3,6 +3,8 @@
 #include "gateway/operation_table.h"
 
 #include "gateway/forward.h"
+#include "gateway/ledger.h"
+#include "gateway/retry.h"
 #include "gateway/status.h"
 #include "gateway/stream.h"
 #include "gateway/submit.h"
@@ -18,26 +20,34 @@ enum {
 
 const struct operation operation_table[ROUTE_OPERATION_COUNT] = {
     [ROUTE_RUN] = {.body_maximum_bytes = RUN_BODY_BYTES,
-                   .takes_json = true,
                    .survives_caller = true,
-                   .start = submit_run},
+                   .start = submit_run,
+                   .abandon = status_abandon,
+                   .release = ledger_release},
     [ROUTE_RUNSYNC] = {.body_maximum_bytes = RUNSYNC_BODY_BYTES,
-                       .takes_json = true,
                        .survives_caller = true,
-                       .start = submit_runsync},
+                       .start = submit_runsync,
+                       .abandon = status_abandon,
+                       .release = ledger_release},
     [ROUTE_STATUS] = {.body_maximum_bytes = SMALL_BODY_BYTES,
                       .start = status_start,
                       .abandon = status_abandon},
     [ROUTE_STATUS_SYNC] = {.body_maximum_bytes = SMALL_BODY_BYTES,
                            .start = status_sync_start,
                            .abandon = status_abandon},
-    [ROUTE_STREAM] = {.body_maximum_bytes = SMALL_BODY_BYTES, .start = stream_start},
+    [ROUTE_STREAM] = {.body_maximum_bytes = SMALL_BODY_BYTES,
+                      .start = stream_start,
+                      .abandon = stream_abandon,
+                      .resume = stream_resume,
+                      .release = stream_release},
     [ROUTE_CANCEL] = {.body_maximum_bytes = SMALL_BODY_BYTES,
                       .survives_caller = true,
                       .start = forward_cancel},
     [ROUTE_RETRY] = {.body_maximum_bytes = SMALL_BODY_BYTES,
                      .survives_caller = true,
-                     .start = submit_retry},
+                     .start = retry_start,
+                     .abandon = retry_abandon,
+                     .release = ledger_release},
     [ROUTE_PURGE_QUEUE] = {.body_maximum_bytes = SMALL_BODY_BYTES,
                            .survives_caller = true,
                            .start = forward_purge_queue},

@@ -7,11 +7,17 @@
 
 #include "base/clock.h"
 #include "format/http_fields.h"
-#include "format/json_scan.h"
 #include "gateway/breaker.h"
 #include "model/metric_catalogue.h"
 
-enum { READ_RETRY_AFTER_S = 10, ERROR_BODY_BYTES = 1024 * 1024, FIRST_ANSWER_BYTES = 2048 };
+enum {
+    READ_RETRY_AFTER_S = 10,
+    ERROR_BODY_BYTES = 1024 * 1024,
+    FIRST_ANSWER_BYTES = 2048,
+    /* A submit's answer is collected up to this even where less is kept: what follows is decided by
+     * its id and state, which may stand at its end. The upstream's own limit is below. */
+    SUBMIT_ANSWER_BYTES = 32 * 1024 * 1024,
+};
 
 /* ---- what the upstream's head means ---------------------------------------------------------- */
 
@@ -129,25 +135,6 @@ static void begin_answer(struct request *request, const struct http_response_hea
     relay_mask_key(request->gateway, builder_view(&request->reply));
 }
 
-bool relay_read_facts(struct view answer, struct relay_facts *facts)
-{
-    struct json_member members[] = {
-        {.name = VIEW_INIT("id")}, {.name = VIEW_INIT("status")}, {.name = VIEW_INIT("output")}};
-
-    if (json_scan(answer, JSON_SCAN_NON_FINITE, members, ARRAY_LENGTH(members), NULL) !=
-        JSON_SCAN_OK) {
-        return false;
-    }
-    *facts = (struct relay_facts){.has_output = members[2].type != JSON_ABSENT};
-    if (members[0].type == JSON_STRING && !json_member_plain_string(&members[0], &facts->id)) {
-        facts->id = view_make(NULL, 0);
-    }
-    if (members[1].type == JSON_STRING && !json_member_plain_string(&members[1], &facts->status)) {
-        facts->status = view_make(NULL, 0);
-    }
-    return true;
-}
-
 /* ---- an answer that is collected ------------------------------------------------------------- */
 
 static void end_exchange(struct request *request)
@@ -156,16 +143,21 @@ static void end_exchange(struct request *request)
     request->exchange = NULL;
 }
 
-/* Not JSON: a 4xx keeps its status with our body, a 5xx and a would-be success become 502. */
-static void refuse_not_json(struct request *request)
+/* True when the answer has to wait for its record. */
+static bool tell(struct request *request, enum relay_end end, const struct relay_facts *facts)
 {
-    unsigned status = request->upstream_status;
+    request->relay_end = (unsigned char)end;
+    return request->plan->record && request->plan->record(request, end, facts);
+}
 
-    if (request->plan->is_submit && (status >= 500 || status < 300 || status == 408)) {
-        metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0,
-                    1);
+static void refuse_recorded(struct request *request)
+{
+    if (!tell(request, RELAY_REFUSED, NULL)) {
+        relay_refuse_answer(request, request->upstream_status, request->upstream_retry_after_s);
+    } else if (request->exchange) {
+        upstream_abort(request->exchange); /* the rest of it is of no use to anybody */
+        request->exchange = NULL;
     }
-    relay_refuse_answer(request, status, request->upstream_retry_after_s);
 }
 
 static void complete_answer(struct request *request)
@@ -174,22 +166,54 @@ static void complete_answer(struct request *request)
     struct relay_facts facts;
 
     if (!relay_read_facts(answer, &facts)) {
-        refuse_not_json(request);
+        refuse_recorded(request);
         return;
     }
     relay_mask_key(request->gateway, answer);
     if (request->plan->observe) {
         request->plan->observe(request, &facts);
     }
-    request_send_reply(request, answer, request->answer);
-    request_move_work(request, WORK_DONE);
+    if (!tell(request, RELAY_ANSWERED, &facts)) {
+        relay_continue(request);
+    }
+}
+
+bool relay_replace_answer(struct request *request, struct view text)
+{
+    struct body *body = body_create(request->gateway->shared->budget, text.length + 1);
+
+    if (!body || !body_append(body, text)) {
+        body_unref(body);
+        return false;
+    }
+    body_unref(request->answer);
+    request->answer = body;
+    request->origin = "gateway";
+    request->upstream_status = 200;
+    if (request_has_caller(request)) {
+        request_begin_reply(request, 200);
+        builder_append(&request->reply, VIEW("Content-Type: application/json\r\n"
+                                             "Podgate-Origin: gateway\r\n"));
+    }
+    return true;
+}
+
+static uint64_t collect_maximum(const struct request *request, unsigned status)
+{
+    uint64_t kept =
+        config_find_endpoint(request->config, request->route.endpoint)->max_result_bytes;
+
+    if (status >= 400) {
+        return ERROR_BODY_BYTES;
+    }
+    return request->plan->is_submit && kept < SUBMIT_ANSWER_BYTES ? (uint64_t)SUBMIT_ANSWER_BYTES
+                                                                  : kept;
 }
 
 static void begin_collecting(struct request *request, const struct http_response_head *head)
 {
     struct gateway *gateway = request->gateway;
-    uint64_t maximum = head->status < 400 ? request->config->retention.max_result_bytes
-                                          : (uint64_t)ERROR_BODY_BYTES;
+    uint64_t maximum = collect_maximum(request, head->status);
     uint64_t capacity =
         head->head.framing == HTTP_BODY_LENGTH && head->head.content_length <= maximum
             ? head->head.content_length + 1 /* as upstream_collect() wants */
@@ -197,7 +221,13 @@ static void begin_collecting(struct request *request, const struct http_response
 
     request->answer = body_create(gateway->shared->budget, (size_t)capacity);
     if (!request->answer) {
-        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        /* What upstream said to a submit can't be read: nobody may take that for a refusal. */
+        (void)tell(request, RELAY_FAILED, NULL);
+        if (request->plan->is_submit) {
+            request_refuse(request, PROBLEM_SUBMIT_UNKNOWN, 0);
+        } else {
+            request_refuse(request, PROBLEM_OVERLOADED, 1);
+        }
         return;
     }
     upstream_collect(request->exchange, request->answer, (size_t)maximum);
@@ -296,7 +326,8 @@ static void on_head(void *owner, struct upstream_exchange *exchange,
     request->answer_length = head->head.content_length;
     relay_report_answer(gateway, request->route.operation, request->route.endpoint, head->status);
     if (head->status == 401 || head->status == 403 || (head->status >= 300 && head->status < 400)) {
-        relay_refuse_answer(request, head->status, 0);
+        request->upstream_retry_after_s = 0;
+        refuse_recorded(request);
         return;
     }
     if (request_has_caller(request)) {
@@ -309,6 +340,79 @@ static void on_head(void *owner, struct upstream_exchange *exchange,
     }
 }
 
+/* What was on its way when the exchange was paused. */
+static void keep_piece(struct request *request, struct view data, bool last)
+{
+    if (!body_append(request->answer, data)) {
+        request->answer_broken = true;
+    }
+    if (last) {
+        end_exchange(request);
+        request->answer_whole = true;
+    }
+}
+
+static void stream_collected(struct request *request, bool last)
+{
+    /* Above what podgate keeps: served, not held. */
+    begin_streaming(request);
+    send_piece(request, body_view(request->answer), last);
+}
+
+static void record_long(struct request *request)
+{
+    struct relay_facts facts;
+
+    if (!request->plan->record) {
+        stream_collected(request, false);
+        return;
+    }
+    if (!relay_read_cut_facts(body_view(request->answer), &facts)) {
+        refuse_recorded(request);
+        return;
+    }
+    upstream_pause(request->exchange);
+    if (!tell(request, RELAY_LONG, &facts)) {
+        relay_continue(request);
+    }
+}
+
+static void continue_long(struct request *request)
+{
+    if (request->answer_broken || !request_has_caller(request)) {
+        if (request->exchange) {
+            upstream_abort(request->exchange);
+            request->exchange = NULL;
+        }
+        request_break_off(request);
+        request_move_work(request, WORK_DONE);
+        return;
+    }
+    if (request->exchange) {
+        request_move_work(request, WORK_AT_UPSTREAM);
+        upstream_resume(request->exchange);
+    }
+    stream_collected(request, request->answer_whole);
+}
+
+void relay_continue(struct request *request)
+{
+    switch ((enum relay_end)request->relay_end) {
+    case RELAY_ANSWERED:
+    case RELAY_CUT:
+        request_send_reply(request, body_view(request->answer), request->answer);
+        request_move_work(request, WORK_DONE);
+        return;
+    case RELAY_LONG: continue_long(request); return;
+    case RELAY_REFUSED:
+        relay_refuse_answer(request, request->upstream_status, request->upstream_retry_after_s);
+        return;
+    case RELAY_FAILED:
+    case RELAY_UNSENT: break;
+    }
+    request_refuse(request, PROBLEM_SUBMIT_UNKNOWN, 0);
+}
+
 static void on_body(void *owner, struct upstream_exchange *exchange, struct view data, bool last)
 {
     struct request *request = owner;
@@ -316,15 +420,15 @@ static void on_body(void *owner, struct upstream_exchange *exchange, struct view
     (void)exchange;
     if (request->streaming) {
         send_piece(request, data, last);
+    } else if (request->work != WORK_AT_UPSTREAM) {
+        keep_piece(request, data, last);
     } else if (last) {
         end_exchange(request);
         complete_answer(request);
     } else if (request->upstream_status >= 400) {
-        refuse_not_json(request); /* no error of the upstream's own is this long */
+        refuse_recorded(request); /* no error of the upstream's own is this long */
     } else {
-        /* Above what podgate keeps: served, not held. */
-        begin_streaming(request);
-        send_piece(request, data, false);
+        record_long(request);
     }
 }
 
@@ -338,48 +442,31 @@ static void on_pause(void *owner, struct upstream_exchange *exchange)
     }
 }
 
-static void log_unknown_submit(const struct request *request, enum upstream_failure failure)
-{
-    struct log_line *line = log_begin(request->gateway->log, LOG_LEVEL_WARNING, "submit_unknown");
-
-    log_text(line, "request_id", request->id);
-    log_text(line, "team", request->ticket.key->team->name);
-    log_text(line, "operation", route_operation_name(request->route.operation));
-    log_text(line, "endpoint", request->route.endpoint);
-    log_string(line, "reason", upstream_failure_text(failure));
-    log_end(line);
-    metrics_add(request->gateway->metrics, METRIC_WARNINGS, METRIC_WARNING_SUBMIT_UNKNOWN, 0, 1);
-}
-
 /* A success that broke off behind a complete top-level id: the job is known (docs/architecture.md),
  * so its caller gets the id, with the one state that promises nothing. */
 static bool answer_with_id(struct request *request)
 {
-    struct json_member members[] = {{.name = VIEW_INIT("id")}};
-    struct view id;
-    struct view cut = body_view(request->answer);
+    struct relay_facts facts;
     char storage[REQUEST_JOB_BYTES + 64];
     struct builder text;
+    bool replaced;
 
     /* The scan stops where the text was cut, behind the members that it met. */
-    if (request->upstream_status != 200 || !request_has_caller(request) ||
-        json_scan(cut, JSON_SCAN_NON_FINITE, members, 1, NULL) != JSON_SCAN_CUT ||
-        members[0].type != JSON_STRING || !json_member_plain_string(&members[0], &id) ||
-        !route_job_valid(id)) {
+    if (request->upstream_status != 200 || !request->answer ||
+        !relay_read_cut_facts(body_view(request->answer), &facts)) {
         return false;
     }
     builder_init(&text, storage, sizeof storage);
     builder_append(&text, VIEW("{\"id\":\""));
-    builder_append(&text, id);
+    builder_append(&text, facts.id);
     builder_append(&text, VIEW("\",\"status\":\"IN_PROGRESS\"}"));
-    request->origin = "gateway";
-    request_begin_reply(request, 200);
-    builder_append(&request->reply, VIEW("Content-Type: application/json\r\n"
-                                         "Podgate-Origin: gateway\r\n"));
-    request_send_reply(request, builder_view(&text), NULL);
+    replaced = relay_replace_answer(request, builder_view(&text)) &&
+               relay_read_facts(body_view(request->answer), &facts);
     builder_clear(&text);
-    request_move_work(request, WORK_DONE);
-    return true;
+    if (replaced && !tell(request, RELAY_CUT, &facts)) {
+        relay_continue(request);
+    }
+    return replaced;
 }
 
 static void on_failure(void *owner, struct upstream_exchange *exchange,
@@ -395,22 +482,27 @@ static void on_failure(void *owner, struct upstream_exchange *exchange,
     }
     metrics_add(gateway->metrics, METRIC_FAULTS, METRIC_PART_UPSTREAM, failure, 1);
     relay_report_failure(gateway, request->route.endpoint, failure);
+    if (request->work != WORK_AT_UPSTREAM) {
+        request->answer_broken = true; /* it is being recorded; relay_continue() follows */
+        return;
+    }
     if (request->head_sent) {
         request_break_off(request);
         request_move_work(request, WORK_DONE);
         return;
     }
     if (request->plan->is_submit && may_be_processed) {
-        if (request->answer && (failure == UPSTREAM_INCOMPLETE || failure == UPSTREAM_TIMEOUT) &&
+        if ((failure == UPSTREAM_INCOMPLETE || failure == UPSTREAM_TIMEOUT) &&
             answer_with_id(request)) {
             return;
         }
-        log_unknown_submit(request, failure);
+        (void)tell(request, RELAY_FAILED, NULL);
         request_refuse(
             request, failure == UPSTREAM_TIMEOUT ? PROBLEM_SUBMIT_TIMEOUT : PROBLEM_SUBMIT_UNKNOWN,
             0);
         return;
     }
+    (void)tell(request, RELAY_UNSENT, NULL);
     request_refuse_failure(request, failure);
 }
 
@@ -434,20 +526,22 @@ void relay_start(struct request *request, const struct relay_plan *plan, struct 
     };
     uint64_t retry_after_s = 0;
 
+    request->plan = plan;
+    body_unref(request->answer); /* of an exchange before this one */
+    request->answer = NULL;
     if (!breaker_allows(gateway->breaker, route->endpoint, clock_mono_ms(), &retry_after_s)) {
         metrics_add(gateway->metrics, METRIC_REFUSALS, METRIC_REFUSAL_BREAKER, 0, 1);
+        (void)tell(request, RELAY_UNSENT, NULL);
         request_refuse(request, PROBLEM_UPSTREAM_UNAVAILABLE, retry_after_s);
         return;
     }
-    request->plan = plan;
     request_begin_sent_head(request, method, route);
-    if (builder_failed(&request->sent_head)) {
-        request_refuse(request, PROBLEM_OVERLOADED, 1);
-        return;
+    if (!builder_failed(&request->sent_head)) {
+        sent.head = builder_view(&request->sent_head);
+        request->exchange = upstream_send(gateway->upstream, &sent, &handler, request);
     }
-    sent.head = builder_view(&request->sent_head);
-    request->exchange = upstream_send(gateway->upstream, &sent, &handler, request);
     if (!request->exchange) {
+        (void)tell(request, RELAY_UNSENT, NULL);
         request_refuse(request, PROBLEM_OVERLOADED, 1);
         return;
     }

@@ -17,10 +17,29 @@ struct relay_facts {
     struct view id;
     struct view status;
     bool has_output;
+    bool has_error;
+    bool twice;            /* `id` or `status` stands in it more than once: it says nothing */
+    uint64_t execution_ms; /* executionTime; UINT64_MAX where it isn't said */
+    uint64_t delay_ms;     /* delayTime; the same */
+};
+
+/* How an exchange went, for whoever keeps a record of it. */
+enum relay_end {
+    RELAY_ANSWERED, /* a whole JSON answer */
+    RELAY_CUT,      /* a 200 that broke off behind its top-level id: the job exists */
+    RELAY_LONG,     /* a success that is longer than what is collected: its beginning is there */
+    RELAY_REFUSED,  /* an answer that can't be passed on: not JSON, a redirect, 401 or 403 */
+    RELAY_FAILED,   /* no answer, though upstream may have acted on the request */
+    RELAY_UNSENT,   /* no answer, and upstream can't have had a whole request */
 };
 
 /* Scans an answer; false when it isn't JSON. `facts` are views into it. */
 MUST_CHECK bool relay_read_facts(struct view answer, struct relay_facts *facts);
+
+/* The same for an answer that was cut off or isn't all there yet; true when it is right so far and
+ * a whole id that can be asked for is in it. A member that isn't complete is as if it weren't
+ * there. */
+MUST_CHECK bool relay_read_cut_facts(struct view answer, struct relay_facts *facts);
 
 /* How an operation's exchange is to be treated. Literals; they outlive every request. */
 struct relay_plan {
@@ -32,12 +51,26 @@ struct relay_plan {
     /* Looks at a whole JSON answer before it is sent; may append fields to the head. NULL: nobody
      * does. */
     void (*observe)(struct request *request, const struct relay_facts *facts);
+    /* Keeps a record of how it ended, before the caller is told: once per relay_start(), or never
+     * when the exchange was aborted. `facts` are of ANSWERED, CUT and LONG, else NULL;
+     * request->upstream_status is that of the answer. True (not for FAILED and UNSENT): the answer
+     * waits, the work is WORK_RECORDING or WORK_IN_STORE, and relay_continue() or another answer
+     * follows. NULL: nobody does. */
+    bool (*record)(struct request *request, enum relay_end end, const struct relay_facts *facts);
 };
 
 /* Sends the request up as `method` to the target of `route`, with the request's own body, unless
  * the breaker forbids it; answers the caller in the end. `route` and `method` are used at once. */
 void relay_start(struct request *request, const struct relay_plan *plan, struct view method,
                  const struct route *route, const struct upstream_deadlines *deadlines);
+
+/* Sends the answer that `record` held back, and ends the work (after RELAY_LONG: goes on with it).
+ */
+void relay_continue(struct request *request);
+
+/* Puts a JSON answer of podgate's own in the place of the one that waits, and fails only without
+ * memory: the other one stays. */
+MUST_CHECK bool relay_replace_answer(struct request *request, struct view text);
 
 /* Counts an answer of the upstream by its status, and tells the breaker of it. */
 void relay_report_answer(struct gateway *gateway, enum route_operation operation,

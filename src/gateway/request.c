@@ -10,6 +10,7 @@
 #include "format/http_fields.h"
 #include "format/json_scan.h"
 #include "gateway/cors.h"
+#include "gateway/idempotency_key.h"
 #include "gateway/request_private.h"
 #include "model/metric_catalogue.h"
 #include "store/store.h"
@@ -358,6 +359,17 @@ static bool is_submit(enum route_operation operation)
     return operation == ROUTE_RUN || operation == ROUTE_RUNSYNC || operation == ROUTE_RETRY;
 }
 
+/* Looked at before the body is read; the ledger reads it again when the body is there. */
+static bool has_good_key(const struct request *request)
+{
+    const struct http_head *head = &request->inbound.head.head;
+    char key[IDEMPOTENCY_KEY_MAXIMUM];
+    size_t length;
+
+    return !http_head_has(head, HTTP_FIELD_IDEMPOTENCY_KEY) ||
+           idempotency_key_read(http_head_value(head, HTTP_FIELD_IDEMPOTENCY_KEY), key, &length);
+}
+
 static void on_head(void *owner, struct inbound *inbound)
 {
     struct request *request = request_of(inbound);
@@ -376,9 +388,8 @@ static void on_head(void *owner, struct inbound *inbound)
         request_refuse(request, request->delayed_problem, 0);
         return;
     }
-    if (is_submit(request->route.operation) &&
-        http_head_has(&inbound->head.head, HTTP_FIELD_IDEMPOTENCY_KEY)) {
-        request_refuse(request, PROBLEM_IDEMPOTENCY_KEY, 0);
+    if (is_submit(request->route.operation) && !has_good_key(request)) {
+        request_refuse(request, PROBLEM_BAD_IDEMPOTENCY_KEY, 0);
         return;
     }
     connection_read_body(inbound->connection,
@@ -412,11 +423,11 @@ static void on_body_fault(void *owner, struct inbound *inbound, enum connection_
     request_refuse(request_of(inbound), answers[fault].problem, answers[fault].retry_after_s);
 }
 
-static bool check_json(struct request *request)
+bool request_scan_body(struct request *request, struct json_member *members, size_t count)
 {
     /* What Python writes for NaN goes up as it is: the upstream has its own opinion of it. */
     enum json_scan_result result =
-        json_scan(body_view(request->body), JSON_SCAN_NON_FINITE, NULL, 0, NULL);
+        json_scan(body_view(request->body), JSON_SCAN_NON_FINITE, members, count, NULL);
 
     if (result != JSON_SCAN_OK) {
         request_refuse_because(request, PROBLEM_INVALID_JSON, json_scan_detail(result), 0);
@@ -435,9 +446,6 @@ static void on_body(void *owner, struct inbound *inbound, struct body *body)
     request_move_caller(request, CALLER_WAITING);
     if (request->delayed_problem != PROBLEM_BAD_REQUEST) {
         request_refuse(request, request->delayed_problem, 0);
-        return;
-    }
-    if (operation->takes_json && !check_json(request)) {
         return;
     }
     operation->start(request);
@@ -496,6 +504,8 @@ static void on_drained(void *owner, struct inbound *inbound)
     if (request->paused && request->exchange) {
         request->paused = false;
         upstream_resume(request->exchange);
+    } else if (request->gateway->operations[request->route.operation].resume) {
+        request->gateway->operations[request->route.operation].resume(request);
     }
 }
 

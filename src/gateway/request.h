@@ -38,22 +38,34 @@ enum work_state {
 
 enum { REQUEST_ID_BYTES = 32, REQUEST_WIRE_BYTES = 704, REQUEST_JOB_BYTES = 128 };
 
+/* Lines that request_begin_reply() puts into the answer's head. */
+enum request_note {
+    REQUEST_STORE_DEGRADED = 1, /* Podgate-Degraded: store */
+    REQUEST_REPLAYED = 2,       /* Idempotency-Replayed: true */
+    REQUEST_NOT_RECORDED = 4,   /* Podgate-Warning: not-recorded */
+};
+
+struct json_member;
 struct relay_plan;
 struct request;
 struct store_call;
 struct store_question;
 struct store_reply;
+struct stream_events;
+struct stream_poll;
 struct submission;
 
 /* What an operation is to the life of a request. The table of all stands in operation_table.c. */
 struct operation {
     uint64_t body_maximum_bytes;
-    bool takes_json;                        /* a body that isn't JSON is refused here */
     bool survives_caller;                   /* the work goes on when the caller leaves */
     void (*start)(struct request *request); /* head and body are there: answer, or go to work */
     /* The caller left while the work is WORK_IN_FLIGHT: stop it. NULL: nothing to stop besides the
      * exchange and the question to the store, which are dropped anyway. */
     void (*abandon)(struct request *request);
+    /* A slow caller has taken what was sent in pieces by the operation itself. NULL: nobody waits for
+     * that. */
+    void (*resume)(struct request *request);
     /* The request is over: free what the operation kept in it. NULL: nothing. */
     void (*release)(struct request *request);
 };
@@ -86,6 +98,9 @@ struct request {
     request_on_store *store_then;
     struct submission *submission; /* of a submit: its life in the ledger (ledger_private.h) */
 
+    struct stream_poll *stream_poll;     /* of /stream: while it waits for chunks */
+    struct stream_events *stream_events; /* the same, as events */
+
     struct upstream_exchange *exchange;
     const struct relay_plan *plan;
     unsigned upstream_status;
@@ -93,12 +108,17 @@ struct request {
     uint64_t answer_length; /* as announced */
     bool answer_has_length;
     bool streaming;      /* pieces go to the caller as they come */
+    unsigned char relay_end; /* enum relay_end, of an answer that waits to be recorded */
+    bool answer_whole;       /* while one that is too long to be collected waits: it has all come */
+    bool answer_broken;      /* the same: it broke off */
     struct body *answer; /* collected from upstream; one reference */
     char *held;          /* the end of the last piece, which may be the beginning of the key */
     size_t held_length;
     struct event *delay_event;
     enum problem delayed_problem; /* answered once the key was found good, or later; 0: none */
     struct address peer;
+
+    unsigned notes; /* enum request_note: what every answer's head says, whoever makes it */
 
     /* What the log line will say. */
     unsigned status;
@@ -136,6 +156,11 @@ void request_move_work(struct request *request, enum work_state work);
 
 /* The same for the caller's side. */
 void request_move_caller(struct request *request, enum caller_state caller);
+
+/* Checks that the body is JSON, and finds members of its top level (format/json_scan.h). False when
+ * it isn't: the caller was told so and the work is over. */
+MUST_CHECK bool request_scan_body(struct request *request, struct json_member *members,
+                                  size_t count);
 
 /* Asks the store; `then` is called with the reply, later, unless the request is over by then. Moves
  * the work to WORK_IN_STORE, unless it is WORK_RECORDING. One question at a time. False without

@@ -37,6 +37,19 @@ static void append_timing(struct request *request)
     builder_append(&request->reply, VIEW("\r\n"));
 }
 
+static void append_notes(struct request *request)
+{
+    if (request->notes & REQUEST_STORE_DEGRADED) {
+        builder_append(&request->reply, VIEW("Podgate-Degraded: store\r\n"));
+    }
+    if (request->notes & REQUEST_REPLAYED) {
+        builder_append(&request->reply, VIEW("Idempotency-Replayed: true\r\n"));
+    }
+    if (request->notes & REQUEST_NOT_RECORDED) {
+        builder_append(&request->reply, VIEW("Podgate-Warning: not-recorded\r\n"));
+    }
+}
+
 void request_begin_reply(struct request *request, unsigned status)
 {
     struct builder *reply = &request->reply;
@@ -53,6 +66,9 @@ void request_begin_reply(struct request *request, unsigned status)
     }
     if (request->config->server_timing) {
         append_timing(request);
+    }
+    if (request->notes != 0) {
+        append_notes(request);
     }
 }
 

@@ -2,33 +2,260 @@
 
 #include "gateway/stream.h"
 
+#include "base/clock.h"
 #include "gateway/relay.h"
+#include "gateway/stream_private.h"
+#include "model/job.h"
+#include "model/metric_catalogue.h"
+
+/* One request for a job's stream: is it the caller's job, what does he want, and his answer. */
 
 enum {
+    /* The Python SDK gives up after 10 s, and asks again. */
     DEFAULT_WAIT_MS = 8000,
     MINIMUM_WAIT_MS = 1000,
     MAXIMUM_WAIT_MS = 300000,
-    /* What an answer may come later than the wait says. */
-    MARGIN_MS = 1000,
+    ALONE_MARGIN_MS = 1000,
 };
 
-static const struct relay_plan plan = {.is_read = true, .resend = UPSTREAM_RESEND_READ};
+static const struct relay_plan alone_plan = {.is_read = true, .resend = UPSTREAM_RESEND_READ};
 
-void stream_start(struct request *request)
+static uint64_t wait_of(const struct route *route)
+{
+    if (!route->has_wait) {
+        return DEFAULT_WAIT_MS;
+    }
+    return route->wait_ms < MINIMUM_WAIT_MS   ? MINIMUM_WAIT_MS
+           : route->wait_ms > MAXIMUM_WAIT_MS ? MAXIMUM_WAIT_MS
+                                              : route->wait_ms;
+}
+
+static bool wants_events(const struct request *request)
+{
+    struct view accept = http_head_value(&request->inbound.head.head, HTTP_FIELD_ACCEPT);
+    struct view wanted = VIEW("text/event-stream");
+
+    /* What else stands in the field is of no importance: nobody names this type by chance. */
+    while (accept.length > 0) {
+        size_t comma = view_find_byte(accept, ',');
+        struct view type = view_first(accept, comma);
+
+        type = view_trim(view_first(type, view_find_byte(type, ';')));
+        if (view_equal_ignore_case(type, wanted)) {
+            return true;
+        }
+        accept = view_skip(accept, comma + 1);
+    }
+    return false;
+}
+
+/* ---- the answer ------------------------------------------------------------------------------ */
+
+/* {"status":S,"stream":[...]} with the elements as upstream wrote them. NULL without memory. */
+static struct body *build_answer(struct request *request, const struct stream_poll *poll)
+{
+    struct view bytes = body_view(poll->chunks.bytes);
+    struct view state = view_of_string(job_state_text(poll->state));
+    struct body *body = body_create(request->gateway->shared->budget,
+                                    bytes.length + poll->chunks.count + state.length + 32);
+    bool good = body && body_append(body, VIEW("{\"status\":\"")) && body_append(body, state) &&
+                body_append(body, VIEW("\",\"stream\":["));
+
+    for (size_t i = 0; good && i < poll->chunks.count; i++) {
+        good = (i == 0 || body_append(body, VIEW(","))) &&
+               body_append(body, view_first(bytes, poll->chunks.lengths[i]));
+        bytes = view_skip(bytes, poll->chunks.lengths[i]);
+    }
+    good = good && body_append(body, VIEW("]}"));
+    if (!good) {
+        body_unref(body);
+        return NULL;
+    }
+    return body;
+}
+
+static void answer_chunks(struct request *request, struct stream_poll *poll)
+{
+    struct body *body = build_answer(request, poll);
+
+    if (!body) {
+        stream_poll_settle(poll, false);
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return;
+    }
+    request->origin = "upstream";
+    request_begin_reply(request, 200);
+    builder_append(&request->reply, VIEW("Content-Type: application/json\r\n"));
+    if (poll->moves_cursor && request_has_caller(request)) {
+        stream_poll_watch(poll, request->inbound.connection);
+    } else {
+        stream_poll_settle(poll, false);
+    }
+    request_send_reply(request, body_view(body), body);
+    body_unref(body);
+    request_move_work(request, WORK_DONE);
+}
+
+static void deliver(struct stream_poll *poll, struct request *request)
+{
+    if (!request || request->work != WORK_IN_FLIGHT) {
+        stream_poll_settle(poll, false);
+        return;
+    }
+    request->stream_poll = NULL;
+    if (poll->outcome == STREAM_CHUNKS) {
+        answer_chunks(request, poll);
+        return;
+    }
+    stream_refuse(request, poll);
+    stream_poll_settle(poll, false);
+}
+
+void stream_refuse(struct request *request, const struct stream_poll *poll)
+{
+    switch (poll->outcome) {
+    case STREAM_CHUNKS: break;
+    case STREAM_PROBLEM:
+        request_refuse(request, poll->problem,
+                       poll->problem == PROBLEM_STORE_UNAVAILABLE ||
+                               poll->problem == PROBLEM_OVERLOADED
+                           ? 1
+                           : 0);
+        break;
+    case STREAM_FAILED: request_refuse_failure(request, poll->failure); break;
+    case STREAM_REFUSED:
+        request_refuse(request, PROBLEM_UPSTREAM_UNAVAILABLE, poll->retry_after_s);
+        break;
+    case STREAM_BAD:
+        request->upstream_status = poll->upstream_status;
+        relay_refuse_answer(request, poll->upstream_status, 0);
+        break;
+    }
+}
+
+/* ---- the question ---------------------------------------------------------------------------- */
+
+static void ask(struct request *request, const struct stream_facts *facts)
+{
+    const struct config_endpoint *endpoint =
+        config_find_endpoint(request->config, request->route.endpoint);
+    struct stream_poll *poll = stream_poll_create(request);
+
+    if (!poll) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return;
+    }
+    poll->facts = *facts;
+    poll->deliver = deliver;
+    poll->moves_cursor = !request->route.has_from;
+    poll->from = request->route.has_from ? request->route.from : 0;
+    poll->faithful = endpoint->stream_cancelled == CONFIG_STREAM_CANCELLED_FAITHFUL;
+    poll->wait_until_ms = clock_mono_ms() + wait_of(&request->route);
+    request->stream_poll = poll;
+    request_move_work(request, WORK_IN_FLIGHT);
+    stream_poll_ask(poll);
+}
+
+/* Events begin at ?from=, or behind the last one that the caller saw. */
+static bool read_first_event(struct request *request, uint64_t *from)
+{
+    struct view last = http_head_value(&request->inbound.head.head, HTTP_FIELD_LAST_EVENT_ID);
+
+    *from = request->route.has_from ? request->route.from : 0;
+    if (last.length == 0) {
+        return true;
+    }
+    if (!view_parse_u64(last, UINT64_MAX - 1, from)) {
+        return false;
+    }
+    ++*from;
+    return true;
+}
+
+static void begin(struct request *request, const struct stream_facts *facts)
+{
+    uint64_t from;
+
+    if (!wants_events(request)) {
+        ask(request, facts);
+    } else if (read_first_event(request, &from)) {
+        stream_events_start(request, facts, from);
+    } else {
+        request_refuse_because(request, PROBLEM_BAD_FROM,
+                               VIEW("Last-Event-ID is not the number of a chunk."), 0);
+    }
+}
+
+/* The same for a job of another team's and one that never was: one question to the store, and the
+ * same bytes. */
+static void on_job(struct request *request, const struct store_reply *reply)
+{
+    struct stream_facts facts = {.known = false};
+
+    if (store_failed(reply->result)) {
+        begin(request, &facts); /* what is in memory is served */
+        return;
+    }
+    if (reply->result != STORE_OK ||
+        !view_equal(reply->job.team, request->ticket.key->team->name)) {
+        request_refuse(request, PROBLEM_JOB_NOT_FOUND, 0);
+        return;
+    }
+    stream_take_facts(&facts, &reply->job, reply->now_ms);
+    begin(request, &facts);
+}
+
+/* The endpoint `flash` is another one for each caller's fields: nothing of it is kept. */
+static void start_alone(struct request *request)
 {
     struct route route = request->route;
     struct upstream_deadlines deadlines;
 
-    if (!route.has_wait) {
-        route.wait_ms = DEFAULT_WAIT_MS;
-    } else if (route.wait_ms < MINIMUM_WAIT_MS) {
-        route.wait_ms = MINIMUM_WAIT_MS;
-    } else if (route.wait_ms > MAXIMUM_WAIT_MS) {
-        route.wait_ms = MAXIMUM_WAIT_MS;
-    }
     route.has_wait = true;
-    deadlines = (struct upstream_deadlines){.total_ms = route.wait_ms + MARGIN_MS};
+    route.wait_ms = wait_of(&request->route);
+    deadlines = (struct upstream_deadlines){.total_ms = route.wait_ms + ALONE_MARGIN_MS};
+    relay_start(request, &alone_plan, VIEW("GET"), &route, &deadlines);
+}
+
+void stream_start(struct request *request)
+{
+    struct store_question question = {
+        .operation = STORE_GET_JOB,
+        .endpoint = request->route.endpoint,
+        .job = request->route.job,
+    };
+
     body_unref(request->body);
     request->body = NULL;
-    relay_start(request, &plan, VIEW("GET"), &route, &deadlines);
+    if (request->route.is_flash) {
+        start_alone(request);
+        return;
+    }
+    if (!request_ask_store(request, &question, on_job)) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+    }
+}
+
+void stream_abandon(struct request *request)
+{
+    if (request->stream_events) {
+        stream_events_abandon(request);
+    } else if (request->stream_poll) {
+        stream_poll_leave(request->stream_poll);
+        request->stream_poll = NULL;
+    }
+}
+
+void stream_resume(struct request *request)
+{
+    if (request->stream_events) {
+        stream_events_resume(request);
+    }
+}
+
+void stream_release(struct request *request)
+{
+    if (request->stream_events) {
+        stream_events_release(request);
+    }
 }

@@ -6,9 +6,11 @@
 #include <string.h>
 
 static const char *const state_texts[JOB_STATES] = {
-    [JOB_IN_QUEUE] = "IN_QUEUE",   [JOB_IN_PROGRESS] = "IN_PROGRESS", [JOB_RUNNING] = "RUNNING",
-    [JOB_COMPLETED] = "COMPLETED", [JOB_FAILED] = "FAILED",           [JOB_CANCELLED] = "CANCELLED",
-    [JOB_TIMED_OUT] = "TIMED_OUT", [JOB_LOST] = "LOST",               [JOB_TTL_EXPIRED] = "TTL_EXPIRED",
+    [JOB_IN_QUEUE] = "IN_QUEUE",       [JOB_IN_PROGRESS] = "IN_PROGRESS",
+    [JOB_RUNNING] = "RUNNING",         [JOB_COMPLETED] = "COMPLETED",
+    [JOB_FAILED] = "FAILED",           [JOB_CANCELLED] = "CANCELLED",
+    [JOB_TIMED_OUT] = "TIMED_OUT",     [JOB_LOST] = "LOST",
+    [JOB_TTL_EXPIRED] = "TTL_EXPIRED",
 };
 
 static bool parse(struct view text, size_t states, enum job_state *state)

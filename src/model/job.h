@@ -38,8 +38,8 @@ MUST_CHECK bool job_state_parse_ledger(struct view text, enum job_state *state);
 /* The state's text, a literal. */
 const char *job_state_text(enum job_state state);
 
-/* True for COMPLETED, FAILED, CANCELLED and TIMED_OUT, which nothing but /retry changes, and for LOST
- * and TTL_EXPIRED. */
+/* True for COMPLETED, FAILED, CANCELLED and TIMED_OUT, which nothing but /retry changes, and for
+ * LOST and TTL_EXPIRED. */
 bool job_state_is_terminal(enum job_state state);
 
 /* True for FAILED and TIMED_OUT: upstream takes /retry for no other. */

@@ -5,9 +5,8 @@
 #include "model/route.h"
 
 static const char *const operations[] = {
-    "run",         "runsync", "status",   "status-sync", "stream", "cancel", "retry",
-    "purge-queue", "health",  "requests", "batch",       "openai", "jobs",   "whoami",
-    "job-delete",  "none",
+    "run",    "runsync",  "status", "status-sync", "stream", "cancel", "retry",      "purge-queue",
+    "health", "requests", "batch",  "openai",      "jobs",   "whoami", "job-delete", "none",
 };
 _Static_assert(ARRAY_LENGTH(operations) == ROUTE_OPERATION_COUNT + 1,
                "one label for each operation of the routes, and one for none");
@@ -29,11 +28,8 @@ static const char *const connection_refusals[METRIC_CONNECTION_REFUSAL_COUNT] = 
 };
 
 static const char *const warnings[METRIC_WARNING_COUNT] = {
-    "completed_without_output",
-    "submit_without_id",
-    "submit_unknown",
-    "submit_mismatch",
-    "capacity",
+    "completed_without_output", "submit_without_id", "submit_unknown",
+    "submit_mismatch",          "capacity",
 };
 
 static const char *const parts[METRIC_PART_COUNT] = {"upstream", "store"};
@@ -41,20 +37,36 @@ static const char *const parts[METRIC_PART_COUNT] = {"upstream", "store"};
 /* In the order of enum upstream_failure (upstream.c has the assertion), then of enum
  * metric_store_fault. */
 static const char *const faults[] = {
-    "busy",   "no_memory", "name_unknown",  "refused",       "connect_timeout",
-    "tls",    "proxy",     "broken",        "timeout",       "malformed",
-    "incomplete", "encoded", "away",        "slow",          "refused_command",
-    "full",   "io",        "locked",        "malformed_value", "emptied",
+    "busy",
+    "no_memory",
+    "name_unknown",
+    "refused",
+    "connect_timeout",
+    "tls",
+    "proxy",
+    "broken",
+    "timeout",
+    "malformed",
+    "incomplete",
+    "encoded",
+    "away",
+    "slow",
+    "refused_command",
+    "full",
+    "io",
+    "locked",
+    "malformed_value",
+    "emptied",
 };
 _Static_assert(ARRAY_LENGTH(faults) == METRIC_STORE_FAULT_END, "one label for each reason");
 
 /* In the order of enum store_operation and enum store_result; store.c has the assertions. */
 static const char *const store_operations[] = {
-    "claim-submit",   "mark-sent",    "settle-submit", "list-unknown",   "resolve-submit",
-    "find-duplicate", "get-job",      "adopt-job",     "put-result",     "retry-job",
-    "delete-result",  "shorten",      "list-jobs",     "claim-due",      "claim-job",
-    "reschedule",     "list-endpoints", "mark-purged", "claim-cancels",  "clear-cancel",
-    "append-chunks",  "read-chunks",  "get-cursor",    "set-cursor",     "expire",
+    "claim-submit",   "mark-sent",      "settle-submit", "list-unknown",  "resolve-submit",
+    "find-duplicate", "get-job",        "adopt-job",     "put-result",    "retry-job",
+    "delete-result",  "shorten",        "list-jobs",     "claim-due",     "claim-job",
+    "reschedule",     "list-endpoints", "mark-purged",   "claim-cancels", "clear-cancel",
+    "append-chunks",  "read-chunks",    "get-cursor",    "set-cursor",    "expire",
     "count",
 };
 _Static_assert(ARRAY_LENGTH(store_operations) == METRIC_STORE_OPERATIONS, "see store.h");

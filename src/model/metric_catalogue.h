@@ -26,28 +26,28 @@ enum metric {
     METRIC_UPSTREAM_CONNECTIONS_OPEN, /* gauge */
     METRIC_UPSTREAM_RESENDS,
     METRIC_BREAKER_OPENED,
-    METRIC_SHARED_ANSWERS,  /* operation: answers that needed no upstream request of their own */
-    METRIC_WAITING_CALLERS, /* gauge: held in status-sync */
-    METRIC_WARNINGS,        /* enum metric_warning */
-    METRIC_KEY_MASKED,      /* the upstream echoed its key */
-    METRIC_STORE_CALLS,     /* enum store_operation, enum store_result */
-    METRIC_STORE_SECONDS,   /* histogram: enum store_operation */
-    METRIC_STORE_READY,     /* gauge: 1 while the store takes writes where they belong */
+    METRIC_SHARED_ANSWERS,   /* operation: answers that needed no upstream request of their own */
+    METRIC_WAITING_CALLERS,  /* gauge: held in status-sync */
+    METRIC_WARNINGS,         /* enum metric_warning */
+    METRIC_KEY_MASKED,       /* the upstream echoed its key */
+    METRIC_STORE_CALLS,      /* enum store_operation, enum store_result */
+    METRIC_STORE_SECONDS,    /* histogram: enum store_operation */
+    METRIC_STORE_READY,      /* gauge: 1 while the store takes writes where they belong */
     METRIC_STORE_DURABILITY, /* gauge: 2 durable, 1 a second may be lost, 0 not durable */
-    METRIC_STORE_BYTES,     /* gauge */
-    METRIC_STORE_SPOOLED,   /* gauge: writes that wait for Redis */
-    METRIC_STORE_SYNCS,     /* fsyncs of the embedded store */
-    METRIC_SUBMITS,         /* enum metric_submit */
+    METRIC_STORE_BYTES,      /* gauge */
+    METRIC_STORE_SPOOLED,    /* gauge: writes that wait for Redis */
+    METRIC_STORE_SYNCS,      /* fsyncs of the embedded store */
+    METRIC_SUBMITS,          /* enum metric_submit */
     METRIC_JOBS_OUTSTANDING, /* gauge */
-    METRIC_JOBS_ENDED,      /* enum metric_end */
-    METRIC_RESULTS_GONE,    /* enum metric_gone */
-    METRIC_RESULTS_BAD,     /* enum metric_bad_result: answers to a poll that can't be stored */
-    METRIC_POLLS,           /* enum metric_poll */
-    METRIC_POLLS_LATE,      /* polls of jobs past their deadline */
-    METRIC_CANCELS,         /* enum metric_cancel: of a purge */
-    METRIC_HOT_RESULTS,     /* enum metric_hot */
-    METRIC_HOT_BYTES,       /* gauge */
-    METRIC_CHUNKS,          /* enum metric_chunk */
+    METRIC_JOBS_ENDED,       /* enum metric_end */
+    METRIC_RESULTS_GONE,     /* enum metric_gone */
+    METRIC_RESULTS_BAD,      /* enum metric_bad_result: answers to a poll that can't be stored */
+    METRIC_POLLS,            /* enum metric_poll */
+    METRIC_POLLS_LATE,       /* polls of jobs past their deadline */
+    METRIC_CANCELS,          /* enum metric_cancel: of a purge */
+    METRIC_HOT_RESULTS,      /* enum metric_hot */
+    METRIC_HOT_BYTES,        /* gauge */
+    METRIC_CHUNKS,           /* enum metric_chunk */
     METRIC_CLOCK_STEPS,
     METRIC_COUNT
 };
@@ -92,7 +92,12 @@ enum metric_end {
     METRIC_END_COUNT
 };
 
-enum metric_gone { METRIC_GONE_EXPIRED, METRIC_GONE_EVICTED, METRIC_GONE_DELETED, METRIC_GONE_COUNT };
+enum metric_gone {
+    METRIC_GONE_EXPIRED,
+    METRIC_GONE_EVICTED,
+    METRIC_GONE_DELETED,
+    METRIC_GONE_COUNT
+};
 
 enum metric_bad_result {
     METRIC_BAD_NOT_JSON,
@@ -120,9 +125,20 @@ enum metric_cancel {
     METRIC_CANCEL_COUNT
 };
 
-enum metric_hot { METRIC_HOT_HIT, METRIC_HOT_MISS, METRIC_HOT_STORED, METRIC_HOT_EVICTED, METRIC_HOT_COUNT };
+enum metric_hot {
+    METRIC_HOT_HIT,
+    METRIC_HOT_MISS,
+    METRIC_HOT_STORED,
+    METRIC_HOT_EVICTED,
+    METRIC_HOT_COUNT
+};
 
-enum metric_chunk { METRIC_CHUNK_STORED, METRIC_CHUNK_DELIVERED, METRIC_CHUNK_LOST, METRIC_CHUNK_COUNT };
+enum metric_chunk {
+    METRIC_CHUNK_STORED,
+    METRIC_CHUNK_DELIVERED,
+    METRIC_CHUNK_LOST,
+    METRIC_CHUNK_COUNT
+};
 
 enum metric_status_class {
     METRIC_STATUS_2XX,
@@ -160,9 +176,10 @@ enum metric_connection_refusal {
 enum metric_warning {
     METRIC_WARNING_COMPLETED_WITHOUT_OUTPUT,
     METRIC_WARNING_SUBMIT_WITHOUT_ID,
-    METRIC_WARNING_SUBMIT_UNKNOWN, /* a submit that upstream may or may not have taken */
+    METRIC_WARNING_SUBMIT_UNKNOWN,  /* a submit that upstream may or may not have taken */
     METRIC_WARNING_SUBMIT_MISMATCH, /* upstream gave a new job the id of one that is there */
-    METRIC_WARNING_CAPACITY, /* more jobs outstanding than can be polled thrice in their retention */
+    METRIC_WARNING_CAPACITY, /* more jobs outstanding than can be polled thrice in their retention
+                              */
     METRIC_WARNING_COUNT
 };
 

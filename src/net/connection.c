@@ -169,6 +169,7 @@ void connection_close(struct connection *connection, bool tell)
     if (connection->state == CONNECTION_SENDING && inbound) {
         reset_at_close(connection);
     }
+    connection_settle_receipts_at_end(connection);
     connection_move(connection, CONNECTION_CLOSED);
     connection->deadline_ms = 0;
     connection->inbound = NULL;
@@ -202,7 +203,10 @@ static void begin_linger(struct connection *connection)
     connection->stash = NULL;
     connection->stash_length = 0;
     connection->stash_capacity = 0;
-    connection->deadline_ms = clock_mono_ms() + CONNECTION_LINGER_MS;
+    connection->deadline_ms =
+        clock_mono_ms() + (connection->receipts && !connection->front->draining
+                               ? connection->front->config->timeouts.send_ms
+                               : CONNECTION_LINGER_MS);
 }
 
 /* False when the kernel has no memory to watch the connection: it is closed then. */
@@ -227,10 +231,11 @@ void connection_finish_answer(struct connection *connection)
     if (inbound) {
         inbound->connection = NULL;
     }
+    connection_mark_receipts_sent(connection);
     body_unref(connection->body);
     connection->body = NULL;
     if (connection_wants_close(connection)) {
-        if (connection->body_unread || connection->stash_length > 0) {
+        if (connection->body_unread || connection->stash_length > 0 || connection->receipts) {
             if (resume_reading(connection)) {
                 begin_linger(connection);
             }

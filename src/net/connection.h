@@ -151,6 +151,39 @@ struct connection_part {
 enum connection_send_result connection_send(struct connection *connection,
                                             const struct connection_part *part);
 
+/* How far an answer has come, as TCP lets one know. That the caller's program read it is certain
+ * only when the caller goes on: with its next request, or by closing in order, since a system
+ * resets a connection that is closed while bytes lie unread. */
+enum connection_delivery {
+    CONNECTION_DELIVERY_OPEN,         /* not all of it is acknowledged */
+    CONNECTION_DELIVERY_ACKNOWLEDGED, /* it is with the caller's system (a Unix socket: read) */
+    CONNECTION_DELIVERY_READ,
+    CONNECTION_DELIVERY_BROKEN, /* the connection broke: not read whole, as far as is known */
+};
+
+/* Watches the answer that is sent next on a connection. Part of an object that outlives the watch.
+ */
+struct connection_receipt {
+    struct connection_receipt *next;
+    struct connection *connection; /* NULL once it is settled */
+    bool sent;                     /* the last byte was given to the kernel */
+    /* Called once, when the caller went on (`read`) or the connection ended: then `read` is false
+     * unless all was acknowledged and the end was in order, or podgate's own. May be called from
+     * within connection_send(). */
+    void (*on_settled)(struct connection_receipt *receipt, bool read);
+};
+
+/* Begins to watch, before the answer's last part is given to connection_send(). A connection that
+ * would be closed behind the answer is then kept, its sending side closed, until the caller closes
+ * it too (timeouts.send at the longest). */
+void connection_watch(struct connection *connection, struct connection_receipt *receipt);
+
+/* Looks at the socket now. `receipt` isn't settled yet. */
+enum connection_delivery connection_look(const struct connection_receipt *receipt);
+
+/* Stops watching; on_settled() is not called. Allowed on a settled one. */
+void connection_unwatch(struct connection_receipt *receipt);
+
 /* True when the connection should end after this request: the caller asked for it, or the front is
  * draining, or a body was left unread. The head of the answer must say "Connection: close" then. */
 bool connection_wants_close(const struct connection *connection);

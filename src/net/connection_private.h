@@ -83,6 +83,8 @@ struct connection {
     struct body *holder; /* what follows it by reference */
     struct view holder_rest;
     size_t linger_bytes;
+    struct connection_receipt
+        *receipts; /* answers of which it isn't known whether they were read */
 };
 
 struct front {
@@ -133,6 +135,14 @@ MUST_CHECK bool connection_start(struct connection *connection);
 
 /* The answer's last byte left: next request, linger or end. */
 void connection_finish_answer(struct connection *connection);
+
+/* The answers that are watched were given to the kernel whole. */
+void connection_mark_receipts_sent(struct connection *connection);
+
+/* Tells those who watch that the caller went on; or what is known now that the connection ends,
+ * while its descriptor is open yet. */
+void connection_settle_receipts(struct connection *connection);
+void connection_settle_receipts_at_end(struct connection *connection);
 
 /* Sends what is pending. */
 enum connection_send_result connection_flush(struct connection *connection);

@@ -370,6 +370,10 @@ static void receive_bytes(struct connection *connection, const char *data, size_
         }
         return;
     }
+    if (connection->state == CONNECTION_IDLE && connection->skip_left == 0 &&
+        connection->stash_length == 0) {
+        connection_settle_receipts(connection); /* the next request: it has read what came */
+    }
     if (connection->stash_length == 0) {
         size_t used = process_input(connection, data, length);
 

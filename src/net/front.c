@@ -152,7 +152,8 @@ void front_drain(struct front *front)
 
     front->draining = true;
     for (struct connection *each = front->connections; each; each = each->next) {
-        if (each->state == CONNECTION_IDLE && each->stash_length == 0 &&
+        if (((each->state == CONNECTION_IDLE && each->stash_length == 0) ||
+             (each->state == CONNECTION_LINGER && each->receipts)) &&
             (each->deadline_ms == 0 || each->deadline_ms > end_ms)) {
             each->deadline_ms = end_ms;
         }

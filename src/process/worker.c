@@ -13,9 +13,12 @@
 #include "base/loop.h"
 #include "gateway/breaker.h"
 #include "gateway/flight.h"
+#include "gateway/ledger.h"
 #include "gateway/operation_table.h"
 #include "gateway/request.h"
+#include "gateway/stream.h"
 #include "net/connection.h"
+#include "store/store.h"
 
 enum {
     LOG_RING_BYTES = 1024 * 1024,
@@ -53,6 +56,15 @@ static bool seed_random(struct gateway *gateway)
            (ssize_t)sizeof gateway->random_state;
 }
 
+/* Another podgate changed a job. */
+static void on_store_change(void *argument, struct view endpoint, struct view job)
+{
+    struct gateway *gateway = argument;
+
+    flight_changed(gateway, endpoint, job);
+    streams_note_change(gateway, endpoint, job);
+}
+
 static bool create_parts(struct worker *worker, const struct config *config)
 {
     struct worker_shared *shared = worker->shared;
@@ -70,16 +82,24 @@ static bool create_parts(struct worker *worker, const struct config *config)
         return false;
     }
     gateway->hasher = key_hasher_create();
+    gateway->store =
+        store_client_create(shared->gateways.store, worker->loop, gateway->metrics, gateway->log);
+    gateway->ledger = gateway->store ? ledger_create(gateway) : NULL;
     gateway->breaker = breaker_create(gateway->metrics, gateway->log);
     gateway->flights = flights_create(gateway);
+    gateway->streams = streams_create(gateway);
     gateway->requests = request_pool_create(gateway);
     gateway->upstream = upstream_create(worker->loop, config, shared->gateways.identity,
                                         shared->gateways.budget, gateway->metrics, gateway->log);
     worker->front =
         front_create(worker->loop, config, &request_handler, gateway, shared->tls, shared->limits,
                      shared->gateways.budget, gateway->metrics, gateway->log);
-    return gateway->hasher && gateway->breaker && gateway->flights && gateway->requests &&
-           gateway->upstream && worker->front;
+    if (gateway->store) {
+        store_watch(gateway->store, on_store_change, gateway);
+    }
+    return gateway->hasher && gateway->store && gateway->ledger && gateway->breaker &&
+           gateway->flights && gateway->streams && gateway->requests && gateway->upstream &&
+           worker->front;
 }
 
 struct worker *worker_create(struct worker_shared *shared, size_t index,
@@ -125,8 +145,11 @@ void worker_destroy(struct worker *worker)
     if (worker->front) {
         worker_close(worker);
     }
+    streams_destroy(gateway->streams);
     flights_destroy(gateway->flights);
     request_pool_destroy(gateway->requests);
+    ledger_destroy(gateway->ledger);
+    store_client_destroy(gateway->store);
     upstream_destroy(gateway->upstream);
     breaker_destroy(gateway->breaker);
     key_hasher_destroy(gateway->hasher);
@@ -232,7 +255,9 @@ static void on_drain_turn(evutil_socket_t descriptor, short what, void *argument
     (void)descriptor;
     (void)what;
     if (!worker->drained && front_connection_count(worker->front) == 0 &&
-        request_pool_running(worker->gateway.requests) == 0) {
+        request_pool_running(worker->gateway.requests) == 0 &&
+        ledger_unrecorded(worker->gateway.ledger) == 0 &&
+        !streams_are_reading(worker->gateway.streams)) {
         worker->drained = true; /* it stays so, since nobody is accepted any more */
         atomic_fetch_add(&shared->drained_count, 1);
     }
@@ -252,6 +277,7 @@ static void drain(void *argument)
     listener_stop(worker->listener);
     worker->listener = NULL;
     front_drain(worker->front);
+    streams_drain(worker->gateway.streams);
     worker->drain_event = event_new(loop_base(worker->loop), -1, EV_PERSIST, on_drain_turn, worker);
     if (!worker->drain_event || event_add(worker->drain_event, &turn) != 0) {
         loop_stop(worker->loop);

@@ -78,7 +78,7 @@ struct store *store_create(const struct config *config, struct body_budget *budg
     store->metrics = metrics;
     store->log = log;
     name_instance(store);
-    store->backend = config->store.backend == CONFIG_STORE_REDIS ? &store_spool_backend
+    store->backend = config->store.backend == CONFIG_STORE_REDIS ? &store_redis_backend
                                                                  : &store_embedded_backend;
     store->data = store->backend->create(store, config, problem, exit_status);
     if (!store->data) {

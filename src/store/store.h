@@ -10,9 +10,9 @@
  *     ... on_job(request, &reply) runs once, later, on this loop; or never after store_cancel(call)
  *
  * Everything is asked by store_ask(): a question names an operation and fills the members that
- * enum store_operation names for it; the others are ignored. Times in questions are spans in ms from
- * the moment at which the store works on them, by the store's own clock (with Redis: Redis's), so
- * that clocks of several machines needn't agree. Times in replies are wall ms of that clock, and
+ * enum store_operation names for it; the others are ignored. Times in questions are spans in ms
+ * from the moment at which the store works on them, by the store's own clock (with Redis: Redis's),
+ * so that clocks of several machines needn't agree. Times in replies are wall ms of that clock, and
  * `now_ms` is what it showed.
  */
 #ifndef PODGATE_STORE_STORE_H
@@ -32,13 +32,13 @@
 #include "model/job.h"
 
 enum {
-    STORE_SUBMIT_ID_BYTES = 32,    /* a submit's name: 32 lower-case hexadecimal digits */
-    STORE_DIGEST_BYTES = 32,       /* SHA-256 */
+    STORE_SUBMIT_ID_BYTES = 32, /* a submit's name: 32 lower-case hexadecimal digits */
+    STORE_DIGEST_BYTES = 32,    /* SHA-256 */
     STORE_IDEMPOTENCY_MAXIMUM = 255,
     STORE_IDEMPOTENCY_LIFE_MS = 24 * 3600 * 1000,
-    STORE_LEASE_MS = 10000,        /* how long a claimed job is its claimer's */
+    STORE_LEASE_MS = 10000,                    /* how long a claimed job is its claimer's */
     STORE_TOMBSTONE_MS = 7 * 24 * 3600 * 1000, /* a job is remembered so long without its result */
-    STORE_LIST_MAXIMUM = 1000,     /* jobs or submits in one reply */
+    STORE_LIST_MAXIMUM = 1000,                 /* jobs or submits in one reply */
 };
 
 /* What a job's end left, and what became of it. */
@@ -71,9 +71,9 @@ enum store_encoding { STORE_ENCODING_IDENTITY, STORE_ENCODING_ZSTD };
 /* What one submit is in the ledger. Views are valid as long as the question or reply they are in.
  */
 struct store_submit {
-    struct view id;              /* STORE_SUBMIT_ID_BYTES */
+    struct view id; /* STORE_SUBMIT_ID_BYTES */
     struct view team;
-    struct view key;             /* the podgate key's id */
+    struct view key; /* the podgate key's id */
     struct view endpoint;
     struct view job;             /* of a retry: the job; when KNOWN: the job that came of it */
     struct view idempotency_key; /* empty: none */
@@ -83,8 +83,8 @@ struct store_submit {
     unsigned char digest[STORE_DIGEST_BYTES]; /* of query and body */
     uint64_t sent_ms;
     uint64_t changed_ms;
-    unsigned answer_status;      /* when KNOWN and keyed: what the caller was told; 0: nothing */
-    struct view note;            /* in replies: why it is UNKNOWN, in words; may be empty */
+    unsigned answer_status; /* when KNOWN and keyed: what the caller was told; 0: nothing */
+    struct view note;       /* in replies: why it is UNKNOWN, in words; may be empty */
 };
 
 /* What one job is in the ledger. */
@@ -97,27 +97,27 @@ struct store_job {
     enum store_kind kind;
     enum job_state state;
     enum store_fate fate;
-    uint64_t generation;     /* grows by one with each /retry; 1 at first */
+    uint64_t generation; /* grows by one with each /retry; 1 at first */
     uint64_t submitted_ms;
-    uint64_t ended_ms;       /* 0: it has not */
-    uint64_t expires_ms;     /* when the result goes; 0: there is none */
-    uint64_t ttl_ms;         /* the upstream drops the job so long after submitted_ms (policy.ttl) */
-    uint64_t execution_ms;   /* UINT64_MAX: upstream didn't say */
-    uint64_t delay_ms;       /* UINT64_MAX: upstream didn't say */
-    uint64_t result_bytes;   /* of the exact bytes; 0: none */
-    uint64_t stored_bytes;   /* as they lie in the store */
-    enum store_encoding encoding; /* of those */
+    uint64_t ended_ms;     /* 0: it has not */
+    uint64_t expires_ms;   /* when the result goes; 0: there is none */
+    uint64_t ttl_ms;       /* the upstream drops the job so long after submitted_ms (policy.ttl) */
+    uint64_t execution_ms; /* UINT64_MAX: upstream didn't say */
+    uint64_t delay_ms;     /* UINT64_MAX: upstream didn't say */
+    uint64_t result_bytes; /* of the exact bytes; 0: none */
+    uint64_t stored_bytes; /* as they lie in the store */
+    enum store_encoding encoding;             /* of those */
     unsigned char digest[STORE_DIGEST_BYTES]; /* SHA-256 of the exact bytes */
-    uint64_t input_bytes;    /* of the submit's body, when it was kept; 0: it wasn't */
-    bool cancel_wanted;      /* a purge marked it; not cancelled yet */
-    bool purged;             /* a purge marked it, at whatever time */
+    uint64_t input_bytes; /* of the submit's body, when it was kept; 0: it wasn't */
+    bool cancel_wanted;   /* a purge marked it; not cancelled yet */
+    bool purged;          /* a purge marked it, at whatever time */
     /* The schedule. */
     uint64_t due_ms;
-    uint64_t deadline_ms;    /* upstream may forget the result from here on */
+    uint64_t deadline_ms; /* upstream may forget the result from here on */
     uint64_t fence;
     uint64_t missing_since_ms; /* of the first 404 in a row; 0: none */
     uint32_t missing_count;
-    uint32_t failure_count;  /* polls in a row that brought nothing */
+    uint32_t failure_count; /* polls in a row that brought nothing */
     /* The stream. */
     uint64_t chunk_count;
 };
@@ -140,8 +140,8 @@ enum store_operation {
     /* The outcome: submit.id, team, endpoint, operation, idempotency_key, digest and submit.state:
      * - KNOWN: `state`, `kind`, submit.job, submit.key, ttl_ms, due_ms, deadline_ms (spans), and
      *   optionally answer_status with `answer` (kept when keyed, for STORE_IDEMPOTENCY_LIFE_MS),
-     *   `input` (encoded as input_encoding says, input_bytes exact), dedupe_digest (has_dedupe), and
-     *   `result` with its members as in STORE_PUT_RESULT when the job has ended already.
+     *   `input` (encoded as input_encoding says, input_bytes exact), dedupe_digest (has_dedupe),
+     * and `result` with its members as in STORE_PUT_RESULT when the job has ended already.
      *   STORE_OWNED: the id is in the ledger already; reply.job; the submit becomes UNKNOWN.
      *   Works without a MARK_SENT too (written by another podgate, or lost): it is inserted.
      * - REFUSED, UNKNOWN (`note`: why, in words).
@@ -197,16 +197,17 @@ enum store_operation {
      * due (UINT64_MAX: none). With Redis at most poll_rate_milli / 1000 jobs a second are given to
      * all podgates together. A due time further off than max_poll_ms counts as now. Written. */
     STORE_CLAIM_DUE,
-    /* endpoint, job, lease_ms: the lease of one job that somebody waits for or whose stream is read.
-     * STORE_OK with reply.job (its fence included). A lease that this very podgate holds already is
-     * lengthened and keeps its fence. STORE_BUSY: another podgate's, until reply.job.due_ms;
-     * STORE_CONFLICT: it has ended (reply.job); STORE_ABSENT. Written. */
+    /* endpoint, job, lease_ms: the lease of one job that somebody waits for or whose stream is
+     * read. STORE_OK with reply.job (its fence included). A lease that this very podgate holds
+     * already is lengthened and keeps its fence. STORE_BUSY: another podgate's, until
+     * reply.job.due_ms; STORE_CONFLICT: it has ended (reply.job); STORE_ABSENT. Written. */
     STORE_CLAIM_JOB,
-    /* After a poll, and the end of the lease: endpoint, job, fence, state, due_ms, deadline_ms (spans;
-     * 0: the deadline stays), missing (0: not missing; else the count, with missing_since_ms as a span
-     * into the past) and failures. The state is not terminal, but for LOST, which a LOST job that is
-     * still polled keeps; a LOST one that upstream has found again becomes what it says. STORE_OK;
-     * STORE_CONFLICT: the lease is another's, or the job has ended; STORE_ABSENT. Written. */
+    /* After a poll, and the end of the lease: endpoint, job, fence, state, due_ms, deadline_ms
+     * (spans; 0: the deadline stays), missing (0: not missing; else the count, with
+     * missing_since_ms as a span into the past) and failures. The state is not terminal, but for
+     * LOST, which a LOST job that is still polled keeps; a LOST one that upstream has found again
+     * becomes what it says. STORE_OK; STORE_CONFLICT: the lease is another's, or the job has ended;
+     * STORE_ABSENT. Written. */
     STORE_RESCHEDULE,
     /* Endpoints that have jobs on the schedule: reply.endpoints with counts. */
     STORE_LIST_ENDPOINTS,
@@ -337,7 +338,7 @@ struct store_counts {
     uint64_t jobs;
     uint64_t outstanding;
     uint64_t results;
-    uint64_t result_bytes;  /* as stored, inputs and chunks with them */
+    uint64_t result_bytes; /* as stored, inputs and chunks with them */
     uint64_t unknown_submits;
     uint64_t by_fate[STORE_FATES];
     uint64_t lost;
@@ -373,9 +374,9 @@ struct store_reply {
 /* How the store is. */
 enum store_state {
     STORE_STATE_READY,
-    STORE_STATE_SPOOLING,  /* Redis is away; the spool takes writes */
-    STORE_STATE_AWAY,      /* Redis is away, and nothing takes writes */
-    STORE_STATE_FULL,      /* embedded: no room, or an I/O error; reads go on */
+    STORE_STATE_SPOOLING, /* Redis is away; the spool takes writes */
+    STORE_STATE_AWAY,     /* Redis is away, and nothing takes writes */
+    STORE_STATE_FULL,     /* embedded: no room, or an I/O error; reads go on */
 };
 
 /* What can be lost though it was acknowledged (Redis without appendonly, or with `everysec`). */
@@ -386,7 +387,8 @@ struct store_client; /* one loop's */
 struct store_call;   /* one question that is under way */
 
 /* Made once by the process, before any client. Opens and checks: the embedded file with its schema,
- * migration and integrity check; for Redis only the spool, since podgate starts without Redis. NULL:
+ * migration and integrity check; for Redis only the spool, since podgate starts without Redis.
+ * NULL:
  * `*problem` says what is wrong and what to do, in words (owned by the caller, free()), and
  * `*exit_status` is for the process (EX_DATAERR 65 corrupt or newer schema, EX_TEMPFAIL 75 another
  * podgate has it, EX_CONFIG 78 e.g. require_durable and not durable, EX_OSERR). `budget` is charged
@@ -405,7 +407,8 @@ void store_adopt(struct store *store, const struct config *config);
 struct store_client *store_client_create(struct store *store, struct loop *loop,
                                          struct metrics_block *metrics, struct log_ring *log);
 
-/* Cancels what is under way. When its loop has left loop_run(), or on its thread. NULL is allowed. */
+/* Cancels what is under way. When its loop has left loop_run(), or on its thread. NULL is allowed.
+ */
 void store_client_destroy(struct store_client *client);
 
 /* Called once, on the client's loop, never from within store_ask(). */

@@ -94,7 +94,7 @@ def make_key(key_id="main"):
 
 
 ALL_OPERATIONS = ["run", "runsync", "status", "stream", "cancel", "retry", "health", "purge",
-                  "openai", "purge-all", "requests", "batch"]
+                  "openai", "purge-all", "requests", "batch", "adopt", "delete"]
 
 
 def key_section(key, **options):
@@ -384,6 +384,7 @@ class Podgate(Program):
             "admin_listen": f"127.0.0.1:{self.admin_port}",
             "workers": 2,
             "drain_timeout": "3s",
+            "store": {"path": str(self.directory / "podgate.db")},
         }
         self.effective = merge(defaults, self.options)
         self.config_path.write_text(config_text(self.effective) + self.extra_text)

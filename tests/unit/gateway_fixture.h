@@ -9,6 +9,7 @@
 #ifndef PODGATE_TESTS_GATEWAY_FIXTURE_H
 #define PODGATE_TESTS_GATEWAY_FIXTURE_H
 
+#include <ftw.h>
 #include <sys/mman.h>
 
 #include "caller.h"
@@ -17,9 +18,14 @@
 #include "gateway/admission.h"
 #include "gateway/breaker.h"
 #include "gateway/flight.h"
+#include "gateway/ledger.h"
 #include "gateway/operation_table.h"
 #include "gateway/request.h"
+#include "gateway/stream.h"
 #include "model/key_state.h"
+#include "store/hot_cache.h"
+#include "store/result_codec.h"
+#include "store/store.h"
 
 enum { SIDES = 2, SEEN = 256 };
 
@@ -38,6 +44,7 @@ static struct log *log_writer;
 static int log_descriptor = -1;
 static struct loop *second_loop;
 static char key_text[KEY_LENGTH_MAXIMUM + 1];
+static char store_directory[] = "/tmp/podgate-unit-XXXXXX";
 
 #define FRONT (sides[0].front)
 #define GATEWAY (&sides[0].gateway)
@@ -134,15 +141,19 @@ HELPER void open_side(size_t index, struct loop *its_loop)
         .random_state = {index + 1, 2},
     };
     gateway->hasher = key_hasher_create();
+    gateway->store = store_client_create(shared.store, its_loop, gateway->metrics, gateway->log);
+    gateway->ledger = ledger_create(gateway);
     gateway->breaker = breaker_create(gateway->metrics, gateway->log);
     gateway->flights = flights_create(gateway);
+    gateway->streams = streams_create(gateway);
     gateway->requests = request_pool_create(gateway);
     gateway->upstream =
         upstream_create(its_loop, config, identity, &budget, gateway->metrics, gateway->log);
     side->front = front_create(its_loop, config, &request_handler, gateway, NULL, limits, &budget,
                                gateway->metrics, gateway->log);
-    cr_assert(gateway->hasher && gateway->breaker && gateway->flights && gateway->requests &&
-              gateway->upstream && side->front);
+    cr_assert(gateway->hasher && gateway->store && gateway->ledger && gateway->breaker &&
+              gateway->flights && gateway->streams && gateway->requests && gateway->upstream &&
+              side->front);
     gateway_list[index] = gateway;
 }
 
@@ -151,9 +162,12 @@ HELPER void close_side(struct side *side)
     struct gateway *gateway = &side->gateway;
 
     front_destroy(side->front);
+    streams_destroy(gateway->streams);
     flights_destroy(gateway->flights);
     cr_expect_eq(request_pool_running(gateway->requests), 0, "requests that never ended");
     request_pool_destroy(gateway->requests);
+    ledger_destroy(gateway->ledger);
+    store_client_destroy(gateway->store);
     upstream_destroy(gateway->upstream);
     breaker_destroy(gateway->breaker);
     key_hasher_destroy(gateway->hasher);
@@ -170,6 +184,33 @@ static void adopt_states(const struct config *loaded)
     cr_assert(config_adopt(both.writable, states));
 }
 
+/* The store of all gateways: the embedded one, in a directory of its own. */
+HELPER void open_store(void)
+{
+    char *problem = NULL;
+    int exit_status = 0;
+
+    shared.store = store_create(config, &budget, metrics, log_writer, &problem, &exit_status);
+    cr_assert_not_null(shared.store, "%s", problem);
+    shared.hot_cache = hot_cache_create(1024 * 1024);
+    shared.codec = result_codec_create(&budget);
+    cr_assert(shared.hot_cache && shared.codec);
+}
+
+HELPER int remove_entry(const char *path, UNUSED const struct stat *info, UNUSED int type,
+                        UNUSED struct FTW *place)
+{
+    return remove(path);
+}
+
+HELPER void close_store(void)
+{
+    hot_cache_destroy(shared.hot_cache);
+    store_destroy(shared.store);
+    shared.hot_cache = NULL;
+    shared.store = NULL;
+}
+
 /* `count` gateways; `upstream_options` in the section of that name, `key_options` for the one key
  * of team "t", `options` beside them. */
 HELPER void open_gateways(size_t count, const char *upstream_options, const char *key_options,
@@ -182,6 +223,7 @@ HELPER void open_gateways(size_t count, const char *upstream_options, const char
     char *text = NULL;
     char *problem = NULL;
 
+    cr_assert_not_null(mkdtemp(store_directory));
     cr_assert(key_generate(VIEW("test"), key_text, &length));
     cr_assert(key_hash(hasher, view_make(key_text, length), hash));
     key_hasher_destroy(hasher);
@@ -192,8 +234,9 @@ HELPER void open_gateways(size_t count, const char *upstream_options, const char
         asprintf(
             &text,
             "upstream { url = \"http://127.0.0.1:%u/v2\" api_key_env = \"PODGATE_TEST_KEY\" %s }\n"
+            "store { path = \"%s/podgate.db\" }\n"
             "%s\nteam \"t\" { endpoints = {\"*\"} key \"test\" { sha256 = \"%s\" %s } }\n",
-            peer.port, upstream_options, options, hex, key_options),
+            peer.port, upstream_options, store_directory, options, hex, key_options),
         0);
     config = load_config(text);
     free(text);
@@ -208,6 +251,7 @@ HELPER void open_gateways(size_t count, const char *upstream_options, const char
                                      .failed_attempts = failed_attempts_create(),
                                      .gateways = gateway_list,
                                      .gateway_count = count};
+    open_store();
     side_count = count;
     open_side(0, loop);
     if (count == 2) {
@@ -259,6 +303,8 @@ HELPER const char *end_gateways(void)
     ssize_t length;
 
     if (side_count > 0) {
+        result_codec_destroy(shared.codec);
+        shared.codec = NULL;
         for (size_t i = 0; i < side_count; i++) {
             loop_flush_mail(sides[i].gateway.loop);
         }
@@ -266,6 +312,8 @@ HELPER const char *end_gateways(void)
             close_side(&sides[i]);
         }
         side_count = 0;
+        close_store();
+        nftw(store_directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
         log_destroy(log_writer);
         log_writer = NULL;
     }
@@ -297,6 +345,48 @@ HELPER void tear_down_gateway(void)
     upstream_holds();
     tear_down();
     key_state_table_destroy(states);
+}
+
+/* ---- the ledger */
+
+static bool store_answered;
+static enum store_result store_answer;
+
+HELPER void on_store_answer(UNUSED void *argument, const struct store_reply *reply)
+{
+    store_answered = true;
+    store_answer = reply->result;
+}
+
+/* Asks the store and waits; what it answered. */
+HELPER enum store_result ask_store(const struct store_question *question)
+{
+    store_answered = false;
+    cr_assert_not_null(store_ask(GATEWAY->store, question, on_store_answer, NULL));
+    RUN_UNTIL(store_answered);
+    return store_answer;
+}
+
+/* A job of `team` in the ledger, as if it had been submitted just now. */
+HELPER void enter_job_of(const char *team, const char *endpoint, const char *job)
+{
+    struct store_question question = {
+        .operation = STORE_ADOPT_JOB,
+        .endpoint = view_of_string(endpoint),
+        .job = view_of_string(job),
+        .team = view_of_string(team),
+        .key = VIEW("test"),
+        .state = JOB_IN_QUEUE,
+        .due_ms = 60000,
+        .deadline_ms = 1800000,
+    };
+
+    cr_assert_eq(ask_store(&question), STORE_OK);
+}
+
+HELPER void enter_job(const char *endpoint, const char *job)
+{
+    enter_job_of("t", endpoint, job);
 }
 
 /* ---- callers */

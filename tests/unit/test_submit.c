@@ -2,7 +2,8 @@
 
 #include "gateway_fixture.h"
 
-/* /run, /runsync and /retry: sent once, carried to their end, never invented. */
+/* /run and /runsync: sent once, carried to their end, never invented. What the ledger has of them is
+ * in test_ledger.c. */
 
 static struct caller caller;
 
@@ -193,16 +194,8 @@ Test(submit, completed_without_output_is_marked)
     EXPECT_ANSWER(&caller, 200);
     cr_assert(caller_has(&caller, "Podgate-Warning: completed-without-output\r\n"));
     caller_clear(&caller);
-    upstream_says("200 OK", "{\"id\":\"j\",\"status\":\"COMPLETED\",\"output\":null}");
+    upstream_says("200 OK", "{\"id\":\"k\",\"status\":\"COMPLETED\",\"output\":null}");
     post(&caller, "/v2/abc/runsync", "{}");
     EXPECT_ANSWER(&caller, 200);
     cr_assert_not(caller_has(&caller, "Podgate-Warning"));
-}
-
-Test(submit, retry_is_a_submit_of_the_job_that_it_names)
-{
-    upstream_says("200 OK", "{\"id\":\"j\",\"status\":\"IN_QUEUE\"}");
-    post(&caller, "/v2/abc/retry/j", NULL);
-    EXPECT_ANSWER(&caller, 200);
-    expect_asked(0, "POST /v2/abc/retry/j HTTP/1.1\r\n");
 }

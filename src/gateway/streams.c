@@ -1,0 +1,684 @@
+#include "build_config.h"
+
+#include <event2/event.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "gateway/stream_private.h"
+
+/* All streams of one worker: its readers, the polls of its requests, and the mail between the two
+ * when they are different workers' (and when they aren't: there is one way). */
+
+enum {
+    FIRST_LOOK_MS = 4,
+    LONGEST_LOOK_MS = 512,
+};
+
+/* ---- small things ---------------------------------------------------------------------------- */
+
+void stream_chunks_clear(struct stream_chunks *chunks)
+{
+    body_unref(chunks->bytes);
+    free(chunks->lengths);
+    *chunks = (struct stream_chunks){0};
+}
+
+void stream_take_facts(struct stream_facts *facts, const struct store_job *job, uint64_t now_ms)
+{
+    size_t length = job->upstream_id.length;
+
+    *facts = (struct stream_facts){
+        .known = true,
+        .state = job->state,
+        .fate = job->fate,
+        .kind = job->kind,
+        .generation = job->generation,
+        .chunk_count = job->chunk_count,
+        .age_ms = now_ms > job->submitted_ms ? now_ms - job->submitted_ms : 0,
+    };
+    if (job->ended_ms != 0) {
+        facts->ended_for_ms = now_ms > job->ended_ms ? now_ms - job->ended_ms : 1;
+    }
+    if (length > 0 && length <= sizeof facts->upstream_id) {
+        memcpy(facts->upstream_id, job->upstream_id.data, length);
+        facts->upstream_id_length = length;
+    }
+}
+
+static size_t build_name(struct view endpoint, struct view job, char name[STREAM_NAME_BYTES])
+{
+    memcpy(name, endpoint.data, endpoint.length);
+    name[endpoint.length] = '/';
+    memcpy(name + endpoint.length + 1, job.data, job.length);
+    return endpoint.length + 1 + job.length;
+}
+
+static struct streams *owner_of(const struct gateway *gateway, struct view name)
+{
+    const struct gateway_shared *shared = gateway->shared;
+
+    return shared->gateway_count == 1
+               ? gateway->streams
+               : shared->gateways[table_hash(name) % shared->gateway_count]->streams;
+}
+
+struct view stream_endpoint(const struct stream_reader *reader)
+{
+    struct view name = view_make(reader->name, reader->name_length);
+
+    return view_first(name, view_find_byte(name, '/'));
+}
+
+struct view stream_job_id(const struct stream_reader *reader)
+{
+    struct view name = view_make(reader->name, reader->name_length);
+
+    return view_skip(name, view_find_byte(name, '/') + 1);
+}
+
+/* ---- readers --------------------------------------------------------------------------------- */
+
+static void destroy_reader(void *object)
+{
+    struct stream_reader *reader = object;
+
+    builder_clear(&reader->head);
+    free(reader);
+}
+
+static void end_reader(struct stream_reader *reader)
+{
+    struct streams *streams = reader->streams;
+
+    reader->dead = true;
+    event_del(&reader->timer);
+    stream_reader_stop(reader);
+    if (reader->refresh_call) {
+        store_cancel(reader->refresh_call);
+        reader->refresh_call = NULL;
+    }
+    stream_desk_clear(reader);
+    chunk_log_clear(reader);
+    table_remove(streams->readers, &reader->node);
+    loop_bury(streams->gateway->loop, &reader->grave, destroy_reader, reader);
+}
+
+static bool is_idle(const struct stream_reader *reader, uint64_t now_ms)
+{
+    return !reader->polls && !reader->exchange && !reader->append_call && !reader->lease_call &&
+           !reader->refresh_call && reader->unstored_bytes == 0 && !stream_desk_is_busy(reader) &&
+           (!reader->capture || reader->drained || reader->streams->draining) &&
+           now_ms >= reader->idle_since_ms + STREAM_IDLE_MS;
+}
+
+static uint64_t earlier(uint64_t left, uint64_t right)
+{
+    return left < right ? left : right;
+}
+
+static void arm(struct stream_reader *reader, uint64_t now_ms)
+{
+    uint64_t due_ms = reader->idle_since_ms + STREAM_IDLE_MS;
+    uint64_t delay_ms;
+    struct timeval delay;
+
+    if (due_ms <= now_ms) {
+        due_ms = now_ms + STREAM_IDLE_MS; /* not idle: something else will call */
+    }
+    due_ms = earlier(due_ms, stream_desk_next_ms(reader));
+    due_ms = earlier(due_ms, stream_reader_next_ms(reader));
+    if (reader->unstored_bytes > 0 && !reader->append_call) {
+        due_ms = earlier(due_ms, reader->append_at_ms);
+    }
+    if (reader->refresh_at_ms != 0) {
+        due_ms = earlier(due_ms, reader->refresh_at_ms);
+    }
+    delay_ms = due_ms > now_ms ? due_ms - now_ms + 1 : 1;
+    delay.tv_sec = (time_t)(delay_ms / 1000);
+    delay.tv_usec = (suseconds_t)(delay_ms % 1000 * 1000);
+    event_add(&reader->timer, &delay);
+}
+
+void stream_proceed(struct stream_reader *reader)
+{
+    uint64_t now_ms = clock_mono_ms();
+
+    if (reader->dead) {
+        return;
+    }
+    if (reader->polls) {
+        reader->idle_since_ms = now_ms;
+    }
+    if (reader->refresh_at_ms != 0 && now_ms >= reader->refresh_at_ms) {
+        reader->refresh_at_ms = 0;
+        stream_refresh(reader);
+    }
+    stream_desk_serve(reader);
+    chunk_log_store(reader);
+    stream_desk_save(reader);
+    stream_reader_read(reader);
+    if (is_idle(reader, now_ms)) {
+        end_reader(reader);
+    } else {
+        arm(reader, now_ms);
+    }
+}
+
+static void on_timer(evutil_socket_t descriptor, short what, void *argument)
+{
+    (void)descriptor;
+    (void)what;
+    stream_proceed(argument);
+}
+
+static struct stream_reader *find_reader(struct streams *streams, struct view name)
+{
+    return (struct stream_reader *)(void *)table_find(streams->readers, name);
+}
+
+/* What upstream may still have for a job that ended so long ago: nothing behind its retention. */
+static bool is_forgotten(const struct stream_reader *reader)
+{
+    const struct config_upstream *upstream = &reader->streams->gateway->config->upstream;
+    const struct stream_facts *facts = &reader->facts;
+
+    if (facts->state == JOB_LOST || facts->state == JOB_TTL_EXPIRED) {
+        return true;
+    }
+    return job_state_is_terminal(facts->state) &&
+           facts->ended_for_ms > (facts->kind == STORE_KIND_RUNSYNC ? upstream->retention_runsync_ms
+                                                                    : upstream->retention_run_ms);
+}
+
+static struct stream_reader *create_reader(struct streams *streams, struct view name,
+                                           struct view team, const struct stream_facts *facts)
+{
+    struct stream_reader *reader = calloc(1, sizeof *reader);
+
+    if (!reader) {
+        return NULL;
+    }
+    reader->streams = streams;
+    memcpy(reader->name, name.data, name.length);
+    reader->name_length = name.length;
+    memcpy(reader->team, team.data, team.length);
+    reader->team_length = team.length;
+    reader->facts = *facts;
+    reader->count = facts->chunk_count;
+    reader->stored = facts->chunk_count;
+    reader->tail_from = facts->chunk_count;
+    reader->drained = is_forgotten(reader);
+    reader->idle_since_ms = clock_mono_ms();
+    builder_init(&reader->head, reader->head_storage, sizeof reader->head_storage);
+    evtimer_assign(&reader->timer, loop_base(streams->gateway->loop), on_timer, reader);
+    if (!table_insert(streams->readers, &reader->node, view_make(reader->name, name.length))) {
+        free(reader);
+        return NULL;
+    }
+    return reader;
+}
+
+static void restart(struct stream_reader *reader)
+{
+    chunk_log_clear(reader);
+    reader->count = reader->facts.chunk_count;
+    reader->stored = reader->facts.chunk_count;
+    reader->tail_from = reader->facts.chunk_count;
+    reader->ending = false;
+    reader->drained = false;
+    reader->has_seen_state = false;
+    reader->failures = 0;
+    reader->read_at_ms = 0;
+    stream_desk_restart(reader);
+}
+
+void stream_update(struct stream_reader *reader, const struct stream_facts *facts)
+{
+    bool is_later = facts->generation > reader->facts.generation;
+
+    if (!facts->known || facts->generation < reader->facts.generation) {
+        return; /* read before what is known already */
+    }
+    if (!is_later && job_state_is_terminal(reader->facts.state) &&
+        !job_state_is_terminal(facts->state)) {
+        return;
+    }
+    reader->facts = *facts;
+    if (is_later) {
+        restart(reader);
+    } else if (facts->chunk_count > reader->count && reader->unstored_bytes == 0) {
+        /* Another podgate has read on. */
+        chunk_log_clear(reader);
+        reader->count = facts->chunk_count;
+        reader->stored = facts->chunk_count;
+        reader->tail_from = facts->chunk_count;
+    }
+    if (is_forgotten(reader)) {
+        reader->drained = true;
+    }
+}
+
+static void on_refreshed(void *argument, const struct store_reply *reply)
+{
+    struct stream_reader *reader = argument;
+    struct stream_facts facts;
+
+    reader->refresh_call = NULL;
+    if (reply->result == STORE_OK) {
+        stream_take_facts(&facts, &reply->job, reply->now_ms);
+        stream_update(reader, &facts);
+    }
+    if (reader->refresh_wanted) {
+        reader->refresh_wanted = false;
+        stream_refresh(reader);
+    }
+    stream_proceed(reader);
+}
+
+void stream_refresh(struct stream_reader *reader)
+{
+    struct store_question question = {
+        .operation = STORE_GET_JOB,
+        .endpoint = stream_endpoint(reader),
+        .job = stream_job_id(reader),
+    };
+
+    if (reader->refresh_call) {
+        reader->refresh_wanted = true;
+        return;
+    }
+    reader->refresh_call =
+        store_ask(reader->streams->gateway->store, &question, on_refreshed, reader);
+}
+
+enum job_state stream_running_state(const struct stream_reader *reader)
+{
+    enum job_state state = reader->has_seen_state ? reader->seen_state : reader->facts.state;
+
+    return state == JOB_IN_QUEUE && reader->count == 0 ? JOB_IN_QUEUE : JOB_IN_PROGRESS;
+}
+
+/* ---- the way of a poll ----------------------------------------------------------------------- */
+
+static void post(struct streams *to, struct loop_letter *letter, loop_function *arrived,
+                 struct stream_poll *poll)
+{
+    loop_post_letter(to->gateway->loop, letter, arrived, poll);
+}
+
+static void unlink_and_free(struct stream_poll *poll)
+{
+    if (poll->previous) {
+        poll->previous->next = poll->next;
+    } else {
+        poll->home->polls = poll->next;
+    }
+    if (poll->next) {
+        poll->next->previous = poll->previous;
+    }
+    event_del(&poll->look_timer);
+    connection_unwatch(&poll->receipt);
+    stream_chunks_clear(&poll->chunks);
+    free(poll);
+}
+
+static void copy_word(char *room, size_t *length, struct view word)
+{
+    *length = word.length < STREAM_WORD_BYTES ? word.length : STREAM_WORD_BYTES;
+    memcpy(room, word.data, *length);
+}
+
+static void on_look_timer(evutil_socket_t descriptor, short what, void *argument);
+
+struct stream_poll *stream_poll_create(struct request *request)
+{
+    struct stream_poll *poll = calloc(1, sizeof *poll);
+    struct streams *home = request->gateway->streams;
+
+    if (!poll) {
+        return NULL;
+    }
+    poll->home = home;
+    poll->handle = request->handle;
+    poll->name_length = build_name(request->route.endpoint, request->route.job, poll->name);
+    poll->owner = owner_of(request->gateway, view_make(poll->name, poll->name_length));
+    copy_word(poll->team, &poll->team_length, request->ticket.key->team->name);
+    copy_word(poll->consumer, &poll->consumer_length, request->ticket.key->id);
+    poll->limit = STREAM_ANSWER_CHUNKS;
+    poll->limit_bytes = STREAM_ANSWER_BYTES;
+    evtimer_assign(&poll->look_timer, loop_base(home->gateway->loop), on_look_timer, poll);
+    poll->next = home->polls;
+    if (poll->next) {
+        poll->next->previous = poll;
+    }
+    home->polls = poll;
+    return poll;
+}
+
+static void refuse(struct stream_poll *poll, enum problem problem)
+{
+    poll->outcome = STREAM_PROBLEM;
+    poll->problem = problem;
+    stream_poll_answer(poll);
+}
+
+static void on_asked(void *argument)
+{
+    struct stream_poll *poll = argument;
+    struct streams *streams = poll->owner;
+    struct view name = view_make(poll->name, poll->name_length);
+    struct view team = view_make(poll->team, poll->team_length);
+    struct stream_reader *reader = find_reader(streams, name);
+
+    poll->asked_ms = clock_mono_ms();
+    if (!poll->facts.known &&
+        (!reader || !view_equal(team, view_make(reader->team, reader->team_length)))) {
+        refuse(poll, PROBLEM_STORE_UNAVAILABLE);
+        return;
+    }
+    if (!reader) {
+        reader = create_reader(streams, name, team, &poll->facts);
+    } else {
+        stream_update(reader, &poll->facts);
+    }
+    if (!reader) {
+        refuse(poll, PROBLEM_OVERLOADED);
+        return;
+    }
+    stream_desk_take(reader, poll);
+    stream_proceed(reader);
+}
+
+void stream_poll_ask(struct stream_poll *poll)
+{
+    post(poll->owner, &poll->letter, on_asked, poll);
+}
+
+static void on_answered(void *argument)
+{
+    struct stream_poll *poll = argument;
+
+    poll->deliver(poll,
+                  poll->leaving ? NULL : request_find(poll->home->gateway, poll->handle));
+}
+
+void stream_poll_answer(struct stream_poll *poll)
+{
+    poll->reader = NULL;
+    post(poll->home, &poll->letter, on_answered, poll);
+}
+
+static void on_left(void *argument)
+{
+    stream_desk_drop(argument);
+}
+
+void stream_poll_leave(struct stream_poll *poll)
+{
+    poll->leaving = true;
+    post(poll->owner, &poll->leave_letter, on_left, poll);
+}
+
+static void on_released(void *argument)
+{
+    unlink_and_free(argument);
+}
+
+void stream_poll_end(struct stream_poll *poll)
+{
+    post(poll->home, &poll->letter, on_released, poll);
+}
+
+/* ---- whether it was read --------------------------------------------------------------------- */
+
+static void on_acknowledged(void *argument)
+{
+    stream_desk_acknowledged(argument);
+}
+
+static void on_settled(void *argument)
+{
+    stream_desk_settled(argument);
+}
+
+static void note_acknowledged(struct stream_poll *poll)
+{
+    if (!poll->acknowledged) {
+        poll->acknowledged = true;
+        event_del(&poll->look_timer);
+        post(poll->owner, &poll->acknowledged_letter, on_acknowledged, poll);
+    }
+}
+
+/* False when that settled it. */
+static bool look(struct stream_poll *poll)
+{
+    switch (connection_look(&poll->receipt)) {
+    case CONNECTION_DELIVERY_OPEN: return true;
+    case CONNECTION_DELIVERY_ACKNOWLEDGED: note_acknowledged(poll); return true;
+    case CONNECTION_DELIVERY_READ: stream_poll_settle(poll, true); return false;
+    case CONNECTION_DELIVERY_BROKEN: stream_poll_settle(poll, false); return false;
+    }
+    return true;
+}
+
+static void look_later(struct stream_poll *poll)
+{
+    struct timeval delay = {0, (suseconds_t)(poll->look_ms * 1000)};
+
+    event_add(&poll->look_timer, &delay);
+    poll->look_ms = poll->look_ms * 2 < LONGEST_LOOK_MS ? poll->look_ms * 2 : LONGEST_LOOK_MS;
+}
+
+static void on_look_timer(evutil_socket_t descriptor, short what, void *argument)
+{
+    struct stream_poll *poll = argument;
+
+    (void)descriptor;
+    (void)what;
+    if (look(poll) && !poll->acknowledged) {
+        look_later(poll);
+    }
+}
+
+static void on_receipt(struct connection_receipt *receipt, bool read)
+{
+    stream_poll_settle((struct stream_poll *)(void *)((char *)receipt -
+                                                      offsetof(struct stream_poll, receipt)),
+                       read);
+}
+
+void stream_poll_watch(struct stream_poll *poll, struct connection *connection)
+{
+    poll->watched = true;
+    poll->receipt.on_settled = on_receipt;
+    poll->look_ms = FIRST_LOOK_MS;
+    connection_watch(connection, &poll->receipt);
+    look_later(poll);
+}
+
+void stream_poll_settle(struct stream_poll *poll, bool read)
+{
+    if (!poll->moves_cursor && !poll->leaving) {
+        unlink_and_free(poll); /* nobody but this worker knows it */
+        return;
+    }
+    poll->settled = true;
+    poll->read = read;
+    event_del(&poll->look_timer);
+    connection_unwatch(&poll->receipt);
+    post(poll->owner, &poll->letter, on_settled, poll);
+}
+
+static void on_looked(void *argument)
+{
+    stream_desk_looked(argument);
+}
+
+static void on_look_wanted(void *argument)
+{
+    struct stream_poll *poll = argument;
+
+    if (poll->settled) {
+        return; /* that is on its way */
+    }
+    if (!poll->watched || look(poll)) {
+        post(poll->owner, &poll->looked_letter, on_looked, poll);
+    }
+}
+
+void stream_poll_look(struct stream_poll *poll)
+{
+    poll->looking = true;
+    post(poll->home, &poll->look_letter, on_look_wanted, poll);
+}
+
+/* ---- all of a worker ------------------------------------------------------------------------- */
+
+struct streams *streams_create(struct gateway *gateway)
+{
+    struct streams *streams = calloc(1, sizeof *streams);
+
+    if (!streams) {
+        return NULL;
+    }
+    streams->gateway = gateway;
+    streams->readers = table_create();
+    if (!streams->readers) {
+        free(streams);
+        return NULL;
+    }
+    return streams;
+}
+
+static void end_node(struct table_node *node, void *argument)
+{
+    (void)argument;
+    end_reader((struct stream_reader *)(void *)node);
+}
+
+void streams_destroy(struct streams *streams)
+{
+    if (!streams) {
+        return;
+    }
+    table_for_each(streams->readers, end_node, NULL);
+    while (streams->polls) {
+        unlink_and_free(streams->polls);
+    }
+    loop_flush_graves(streams->gateway->loop);
+    table_destroy(streams->readers);
+    free(streams);
+}
+
+/* Proceeding may end a reader and with it change the table, so it is left to the timers. */
+static void wake_node(struct table_node *node, void *argument)
+{
+    static const struct timeval now = {0, 0};
+
+    (void)argument;
+    event_add(&((struct stream_reader *)(void *)node)->timer, &now);
+}
+
+void streams_drain(struct streams *streams)
+{
+    struct stream_poll *next;
+
+    streams->draining = true;
+    for (struct stream_poll *poll = streams->polls; poll; poll = next) {
+        struct request *request = request_find(streams->gateway, poll->handle);
+
+        next = poll->next;
+        if (request && !poll->moves_cursor && !poll->leaving) {
+            stream_events_drain(request);
+        }
+    }
+    table_for_each(streams->readers, wake_node, NULL);
+}
+
+bool streams_are_reading(const struct streams *streams)
+{
+    return streams->reading_count > 0;
+}
+
+void streams_capture(struct gateway *gateway, const struct store_job *job)
+{
+    struct streams *streams = gateway->streams;
+    char storage[STREAM_NAME_BYTES];
+    struct view name = view_make(storage, build_name(job->endpoint, job->id, storage));
+    struct stream_reader *reader = find_reader(streams, name);
+    struct stream_facts facts;
+
+    if (streams->draining || (reader && reader->capture)) {
+        return;
+    }
+    if (!reader && job->team.length <= STREAM_WORD_BYTES) {
+        stream_take_facts(&facts, job, job->submitted_ms);
+        reader = create_reader(streams, name, job->team, &facts);
+    }
+    if (reader) { /* else there is no memory: the next poll of the job comes here again */
+        reader->capture = true;
+        stream_refresh(reader); /* how many chunks are there is known to the store alone */
+        stream_proceed(reader);
+    }
+}
+
+struct change_letter {
+    struct streams *owner;
+    size_t name_length;
+    char name[STREAM_NAME_BYTES];
+};
+
+static void forget_here(struct streams *streams, struct view name)
+{
+    struct stream_reader *reader = find_reader(streams, name);
+
+    if (reader) {
+        stream_refresh(reader);
+        stream_proceed(reader);
+    }
+}
+
+static void on_forget_letter(void *argument)
+{
+    struct change_letter *letter = argument;
+
+    forget_here(letter->owner, view_make(letter->name, letter->name_length));
+    free(letter);
+}
+
+void streams_forget(struct gateway *gateway, struct view endpoint, struct view job)
+{
+    struct change_letter *letter = malloc(sizeof *letter);
+
+    if (!letter) {
+        return; /* the next poll brings the entry anyway */
+    }
+    letter->name_length = build_name(endpoint, job, letter->name);
+    letter->owner = owner_of(gateway, view_make(letter->name, letter->name_length));
+    if (!loop_post(letter->owner->gateway->loop, on_forget_letter, letter)) {
+        free(letter);
+    }
+}
+
+static void refresh_node(struct table_node *node, void *argument)
+{
+    struct stream_reader *reader = (struct stream_reader *)(void *)node;
+
+    (void)argument;
+    if (reader->polls) {
+        stream_refresh(reader);
+    }
+}
+
+void streams_note_change(struct gateway *gateway, struct view endpoint, struct view job)
+{
+    char storage[STREAM_NAME_BYTES];
+
+    if (job.length == 0) {
+        table_for_each(gateway->streams->readers, refresh_node, NULL);
+    } else if (route_endpoint_valid(endpoint) && route_job_valid(job)) {
+        forget_here(gateway->streams, view_make(storage, build_name(endpoint, job, storage)));
+    }
+}
