@@ -14,6 +14,9 @@
  * input does
  *
  * --upstream HOST:PORT: the stand-in upstream (upstream.c) listens there, served by the same loop.
+ * --numbers N: where a request has @@@@@@@@, each that is sent has the next of the numbers 0 to N - 1
+ * in its place.
+ *
  * A FILE is one whole request, byte for byte; connection i sends FILE i modulo their number. The
  * last line on standard output is one JSON object with what happened. Any answer but 2xx, a broken
  * answer or a lost connection is counted, so that a fast wrong server doesn't look like a fast one.
@@ -49,9 +52,12 @@ enum { STEP_BITS = 6, STEPS = 1 << STEP_BITS, BUCKETS = (64 - STEP_BITS) * STEPS
 
 enum mode { MODE_CLOSED, MODE_OPEN, MODE_HOLD, MODE_SERVE };
 
+enum { NUMBER_DIGITS = 8 };
+
 struct request {
     char *bytes;
     size_t length;
+    char *number; /* where its number goes, or NULL */
 };
 
 enum connection_state { CONNECTION_CONNECTING, CONNECTION_IDLE, CONNECTION_BUSY, CONNECTION_DEAD };
@@ -86,6 +92,8 @@ static struct sockaddr_in address;
 static enum mode mode = MODE_CLOSED;
 static double seconds = 1.0;
 static uint64_t count_limit = UINT64_MAX;
+static uint64_t numbers = 100000000;
+static uint64_t numbers_sent;
 static double rate = 1000.0;
 static int epoll_fd;
 static struct totals totals;
@@ -186,8 +194,20 @@ static void connection_write(struct connection *c)
     }
 }
 
+/* A request is written at once into an empty socket, so that all connections can share its bytes. */
+static void request_number(const struct request *request)
+{
+    uint64_t number = numbers_sent++ % numbers;
+    for (size_t i = NUMBER_DIGITS; i > 0; i--, number /= 10) {
+        request->number[i - 1] = (char)('0' + number % 10);
+    }
+}
+
 static void connection_send(struct connection *c, uint64_t due_ns)
 {
+    if (c->request->number != NULL) {
+        request_number(c->request);
+    }
     c->state = CONNECTION_BUSY;
     c->sent = 0;
     c->due_ns = due_ns;
@@ -463,6 +483,7 @@ static void request_load(const char *path)
         fail(path);
     }
     request->length = fread(request->bytes, 1, 65536, file);
+    request->number = memmem(request->bytes, request->length, "@@@@@@@@", NUMBER_DIGITS);
     fclose(file);
     request_count++;
 }
@@ -493,6 +514,8 @@ static void options_parse(int argc, char **argv)
             address_parse(argv[++i]);
         } else if (strcmp(argv[i], "--request") == 0 && left >= 1) {
             request_load(argv[++i]);
+        } else if (strcmp(argv[i], "--numbers") == 0 && left >= 1) {
+            numbers = strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--connections") == 0 && left >= 1) {
             connection_count = (size_t)strtoull(argv[++i], NULL, 10);
         } else if (strcmp(argv[i], "--closed") == 0 && left >= 1) {
@@ -520,7 +543,7 @@ static void options_parse(int argc, char **argv)
     if (mode == MODE_SERVE && upstream_fd >= 0) {
         return;
     }
-    if (request_count == 0 || address.sin_port == 0 || connection_count == 0) {
+    if (numbers == 0 || request_count == 0 || address.sin_port == 0 || connection_count == 0) {
         fprintf(stderr, "load: --connect and --request are needed (see bench/load.c)\n");
         exit(64);
     }

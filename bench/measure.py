@@ -17,6 +17,8 @@ HOLD_TARGET = "/v2/hold/openai/v1/chat/completions"
 WHOAMI_TARGET = "/podgate/v1/whoami"
 CONNECTIONS = 64
 HELD_JOBS = 10
+STORED_JOBS = 64       # one for each connection
+MANY_JOBS = 100000     # so many that none is asked for twice within the freshness of a status
 QUIET_SHARE = 0.10   # of one core: what other programs may take before a slice is repeated
 
 
@@ -31,6 +33,10 @@ def request_bytes(method, target, key, body=b""):
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def stored_target(number):
+    return f"/v2/ep/status/stored-{number}"
 
 
 class Load:
@@ -51,7 +57,11 @@ class Load:
                 self._file(f"status-sync-{i}", "GET",
                            f"/v2/ep/status-sync/job-{i}?wait=300000")
                 for i in range(HELD_JOBS)],
+            "stored": [self._file(f"stored-{i}", "GET", stored_target(i))
+                       for i in range(STORED_JOBS)],
+            "stored-many": [self._file("stored-many", "GET", "/v2/ep/status/many-@@@@@@@@")],
         }
+        self.numbers = {"stored-many": MANY_JOBS}
 
     def _file(self, name, method, target, body=b""):
         path = os.path.join(self.place.directory, name + ".request")
@@ -63,6 +73,8 @@ class Load:
         command = [self.program, "--connect", address, "--connections", str(connections)]
         for path in self.files[what]:
             command += ["--request", path]
+        if what in self.numbers:
+            command += ["--numbers", str(self.numbers[what])]
         if self.upstream.process is None:
             command += ["--upstream", self.upstream.address]
         return command + list(options)
@@ -91,7 +103,8 @@ class Load:
 
     def _wrk(self, address, what, seconds):
         """wrk instead of bench/load.c: a second opinion on the same request."""
-        targets = {"proxied": CHAT_TARGET, "whoami": WHOAMI_TARGET, "bare": "/bare"}
+        targets = {"proxied": CHAT_TARGET, "whoami": WHOAMI_TARGET, "bare": "/bare",
+                   "stored": stored_target(0)}
         environment = {**os.environ, "BENCH_REQUEST": self.files[what][0]}
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s",
                    "-s", os.path.join(BENCH, "wrk", "request.lua"),
@@ -197,6 +210,44 @@ def verify(server, place):
         wait_until(f"{server.name}'s log lines", lambda: server.log_lines() >= lines + 3)
 
 
+def prime(server, place):
+    """Lets jobs end, and the server store what came of them; shows that it then asks nobody."""
+    upstream = server.upstream
+    upstream.ask("release")
+    fields = {"Authorization": f"Bearer {place.key}"}
+    for number in range(STORED_JOBS):
+        def stored(target=stored_target(number)):
+            status, body, answered = http_request(server.address, "GET", target, None, fields)
+            if status != 200 or json.loads(body)["status"] != "COMPLETED":
+                raise BenchError(f"{server.name}: {target}: {status}, {body!r}")
+            return ("; hit" in answered.get("Cache-Status", "")
+                    or answered.get("X-Cache", "") == "HIT")
+        wait_until(f"{server.name} storing {stored_target(number)}", stored)
+    asked = upstream.state()["requests"]
+    for number in range(STORED_JOBS):
+        http_request(server.address, "GET", stored_target(number), None, fields)
+    if upstream.state()["requests"] != asked:
+        raise BenchError(f"{server.name} asked upstream for what it has stored")
+    wrong = {"Authorization": "Bearer " + place.key[:-1] + "x"}
+    if http_request(server.address, "GET", stored_target(0), None, wrong)[0] != 401:
+        raise BenchError(f"{server.name} gives a stored answer to a wrong key")
+    upstream.ask("reset")
+
+
+def prime_many(server, load):
+    """The same for so many jobs that each request is for another one."""
+    server.upstream.ask("release")
+    server.log_clear()
+    load.counted(server.address, "stored-many", MANY_JOBS)
+    server.wait_log_lines(MANY_JOBS)
+    server.log_clear()
+    load.counted(server.address, "stored-many", MANY_JOBS)
+    server.wait_log_lines(MANY_JOBS)
+    if server.hit_count != MANY_JOBS:
+        raise BenchError(f"{server.name}: {server.hit_count} of {MANY_JOBS} results are stored")
+    server.upstream.ask("reset")
+
+
 # ---- CPU per request -----------------------------------------------------------------------------
 
 
@@ -210,6 +261,8 @@ def slice_closed(server, load, what, seconds):
     begin = time.monotonic()
     result = load.closed(server.address, what, seconds)
     lines = server.wait_log_lines(result["sent"]) if server.logs else result["sent"]
+    if what.startswith("stored") and server.hit_count != lines:
+        raise BenchError(f"{server.name}: {server.hit_count} of {lines} answers were stored ones")
     user_after, system_after = server.cpu_seconds()
     used = user_after - user + system_after - system
     others = others_seconds(running) - others

@@ -9,13 +9,16 @@ from measure import median_of, ratio
 # The targets of the project: (name, largest ratio).
 TARGET_PROXIED = 1.00
 TARGET_WHOAMI = 1.10
+TARGET_STORED = 0.75
 NAMES = {"nginx": "nginx", "haproxy": "HAProxy", "podgate": "podgate",
          "nginx bare": "nginx, bare `return`", "direct": "without a gateway",
          "nginx-unbuffered": "nginx, access log without `buffer=`",
          "nginx-request-id": "nginx, making an X-Request-Id as podgate does",
          "nginx-all-fields": "nginx, forwarding all fields",
          "haproxy-all-fields": "HAProxy, forwarding all fields",
-         "haproxy-no-log": "HAProxy, without any log"}
+         "haproxy-no-log": "HAProxy, without any log",
+         "nginx-open-files": "nginx, with `open_file_cache`",
+         "podgate-no-hot": "podgate, from the store", "nginx many": "nginx, 100,000 results"}
 CODE_FENCE = "```"
 
 
@@ -92,6 +95,10 @@ def verdicts(figures):
         value = ratio(figures["whoami"], "podgate", "nginx")
         lines.append((f"CPU per `whoami` at most {TARGET_WHOAMI:.2f} of nginx `return`",
                       f"{value:.2f}", value <= TARGET_WHOAMI))
+    if "stored" in figures and "podgate" in figures["stored"]:
+        value = ratio(figures["stored"], "podgate", "nginx")
+        lines.append((f"CPU per hot stored answer at most {TARGET_STORED:.2f} of nginx "
+                      "`proxy_cache`'s", f"{value:.2f}", value <= TARGET_STORED))
     if "latency" in figures and "podgate" in figures["latency"]["results"]:
         results = figures["latency"]["results"]
         ours, theirs = (median(results[name], "p99_us") - median(results["direct"], "p99_us")
@@ -118,7 +125,7 @@ def verdicts(figures):
 
 def others_share(figures):
     """What other programs took while it was measured, in shares of a core: median and worst."""
-    shares = [one["others"] for part in ("proxied", "whoami") if part in figures
+    shares = [one["others"] for part in ("proxied", "whoami", "stored") if part in figures
               for slices in figures[part].values() for one in slices]
     return (statistics.median(shares), max(shares)) if shares else (0.0, 0.0)
 
@@ -129,9 +136,9 @@ def plain(text):
 
 def summary(figures):
     parts = []
-    for part in ("proxied", "variants", "whoami"):
+    for part in ("proxied", "variants", "whoami", "stored"):
         if part in figures:
-            references = [name for name in ("nginx", "haproxy") if name in figures[part]]
+            references = [name for name in ("nginx", "haproxy", "nginx-open-files") if name in figures[part]]
             parts.append(f"{part}:\n" + cpu_table(figures[part], references))
     if "latency" in figures:
         parts.append(f"latency at {figures['latency']['rate']:.0f} requests/s:\n"
@@ -198,6 +205,16 @@ same key check. nginx's `return` runs before its limit could (podgate and HAProx
 "bare" is `return` without a key check either.
 
 {cpu_table(figures["whoami"], ["nginx", "nginx bare", "haproxy"])}
+
+### Stored answer
+
+GET `/v2/ep/status/ID` of 64 finished jobs, whose results (about 110 bytes) the server has: nginx in its
+`proxy_cache`, podgate in memory ("hot"). And of 100,000 jobs, one after the other: nginx in its `proxy_cache`, podgate
+in its embedded store, with the memory cache turned off.
+Key check, limit, access log line as above. That no request goes to the upstream is checked before, and
+each log line has to call its answer a hit.
+
+{cpu_table(figures["stored"], ["nginx", "nginx-open-files"])}
 
 ### Latency at half of saturation
 

@@ -282,6 +282,7 @@ class Server(Program):
     log_name = "access.log"
     log_appends = True         # writes at the log's end, wherever that is
     allow_list = True          # forwards only FIELDS_FORWARDED
+    hit_words = (b" cache=hit ", b" cache=HIT ", b" cache=store ")
 
     def __init__(self, place, upstream, variant=""):
         super().__init__(place, self.kind + (f"-{variant}" if variant else ""), place.server_core)
@@ -291,6 +292,7 @@ class Server(Program):
         self.logs = variant != "no-log"
         self.log_offset = 0
         self.log_count = 0
+        self.hit_count = 0     # of the lines: those of stored answers
 
     def log_path(self):
         return os.path.join(self.directory, self.log_name)
@@ -305,6 +307,7 @@ class Server(Program):
                 if whole == 0:
                     return self.log_count
                 self.log_count += block.count(b"event=request_done", 0, whole)
+                self.hit_count += sum(block.count(word, 0, whole) for word in self.hit_words)
                 self.log_offset += whole
                 file.seek(self.log_offset)
 
@@ -328,6 +331,7 @@ class Server(Program):
         os.truncate(self.log_path(), 0)
         self.log_offset = 0 if self.log_appends else size
         self.log_count = 0
+        self.hit_count = 0
 
     def requests_counted(self):
         """Requests answered, by the server's own metrics; None where the bench doesn't ask."""
@@ -378,6 +382,8 @@ class Nginx(Server):
             identifier = "request_id=$request_id "
         return {**super().words(), "KEYS": keys, "FIELDS": "\n            ".join(fields),
                 "LOG_REQUEST_ID": identifier,
+                "OPEN_FILES": "open_file_cache max=1000 inactive=7d;"
+                              if self.variant == "open-files" else "",
                 "LOG_OPTIONS": "" if self.variant == "unbuffered" else "buffer=64k flush=1s"}
 
     def start(self):
@@ -388,7 +394,7 @@ class Nginx(Server):
         self.spawn(["nginx", "-p", self.directory, "-c", path, "-e",
                     os.path.join(self.directory, "error.log")])
         self.wait_listening()
-        wait_until("nginx's worker", lambda: len(self.pids()) == 2)
+        wait_until("nginx's worker", lambda: len(self.pids()) >= 2)  # and those of its cache
 
 
 class Haproxy(Server):
@@ -452,7 +458,8 @@ class Podgate(Server):
                         '        operations = {"status", "openai", "adopt"}\n'
                         '        rate = {"1000000/s"}  burst = 1000000  concurrency = 20000\n    }')
         return {**super().words(), "KEYS": "\n    ".join(keys),
-                "ADMIN": self.admin_address or "127.0.0.1:8081"}
+                "ADMIN": self.admin_address or "127.0.0.1:8081",
+                "HOT_RESULTS": "hot_results             = 0" if self.variant == "no-hot" else ""}
 
     def requests_counted(self):
         text = http_request(self.admin_address, "GET", "/metrics")[1].decode()

@@ -6,6 +6,7 @@
  * Answers, one epoll, keep-alive, HTTP/1.1:
  *   anything under /v2/hold/   held until /bench/release, then as below
  *   .../status/ID              IN_PROGRESS; COMPLETED after /bench/release
+ *   .../run                    IN_QUEUE with an id that no other answer has
  *   /bench/...                 the bench's own: state (counts as JSON), last (the last request's
  *                              head as text), release, reset
  *   everything else            one fixed chat completion of about 200 bytes
@@ -145,6 +146,17 @@ static bool answer_status(struct connection *c, const char *id)
                             answer_format(answer, sizeof answer, "application/json", body));
 }
 
+static bool answer_run(struct connection *c)
+{
+    static uint64_t count;
+    char body[128];
+    char answer[512];
+    (void)snprintf(body, sizeof body, "{\"id\":\"%08x-%016llx-u1\",\"status\":\"IN_QUEUE\"}",
+                   (unsigned)getpid(), (unsigned long long)count++);
+    return connection_write(c, answer,
+                            answer_format(answer, sizeof answer, "application/json", body));
+}
+
 /* `head` ends with a NUL where its blank line was. */
 static bool answer(struct connection *c, const char *head)
 {
@@ -170,6 +182,9 @@ static bool answer(struct connection *c, const char *head)
         return true;
     }
     size_t line = strcspn(target, " \r\n");
+    if (line > 4 && memcmp(target + line - 4, "/run", 4) == 0) {
+        return answer_run(c);
+    }
     const char *status = memmem(target, line, "/status/", 8);
     if (status != NULL) {
         return answer_status(c, status + 8);
