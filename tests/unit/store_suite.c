@@ -371,7 +371,7 @@ struct store_question submit_question(enum store_operation operation, unsigned n
                    .endpoint = ENDPOINT,
                    .operation = STORE_SUBMIT_RUN,
                    .idempotency_key = idempotency_key,
-                   .instance = store_instance(suite_instances[0].store)},
+                   .instance = suite_copy(store_instance(suite_instances[0].store))},
     };
 
     memset(question.submit.digest, 0xd1, sizeof question.submit.digest);
