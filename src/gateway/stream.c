@@ -116,11 +116,10 @@ void stream_refuse(struct request *request, const struct stream_poll *poll)
     switch (poll->outcome) {
     case STREAM_CHUNKS: break;
     case STREAM_PROBLEM:
-        request_refuse(request, poll->problem,
-                       poll->problem == PROBLEM_STORE_UNAVAILABLE ||
-                               poll->problem == PROBLEM_OVERLOADED
-                           ? 1
-                           : 0);
+        request_refuse(
+            request, poll->problem,
+            poll->problem == PROBLEM_STORE_UNAVAILABLE || poll->problem == PROBLEM_OVERLOADED ? 1
+                                                                                              : 0);
         break;
     case STREAM_FAILED: request_refuse_failure(request, poll->failure); break;
     case STREAM_REFUSED:

@@ -1,6 +1,6 @@
-/* /stream: the upstream hands out each chunk of a job's output once, to whoever asks. podgate is its
- * only reader and keeps what it read in the store, so that callers may come late, drop a connection,
- * or be several:
+/* /stream: the upstream hands out each chunk of a job's output once, to whoever asks. podgate is
+ * its only reader and keeps what it read in the store, so that callers may come late, drop a
+ * connection, or be several:
  *
  * - by default each key gets each chunk once, in order, and the last ones together with the job's
  *   end. What a caller didn't read to its end, as far as TCP tells (net/connection_receipt.c), the
@@ -33,8 +33,8 @@ struct streams;
 /* None yet; `gateway` outlives it, and its store client is used. NULL without memory. */
 struct streams *streams_create(struct gateway *gateway);
 
-/* Drops all; nobody is told. When the loop has left loop_run() and the front is gone. NULL is
- * allowed. */
+/* Drops all; nobody is told. When the loops and fronts of all workers have ended, before anything
+ * else of a worker does: the first call reads the mail of all. NULL is allowed. */
 void streams_destroy(struct streams *streams);
 
 /* From now on: callers who wait get what is there, nothing is read any more but what is being read
@@ -44,8 +44,8 @@ void streams_drain(struct streams *streams);
 /* True while upstream may be handing out chunks: a process that ends now would lose them. */
 bool streams_are_reading(const struct streams *streams);
 
-/* A job of an endpoint with capture_stream runs: its stream is read to the end, whoever asks for it.
- * Cheap when that is known already. On the worker that owns the job. */
+/* A job of an endpoint with capture_stream runs: its stream is read to the end, whoever asks for
+ * it. Cheap when that is known already. On the worker that owns the job. */
 void streams_capture(struct gateway *gateway, const struct store_job *job);
 
 /* The job changed otherwise than by its stream (/retry, DELETE): its entry is read again. Any

@@ -9,9 +9,9 @@
 
 /* Where the polls for one job wait, and who gets which chunks.
  *
- * A consumer (a key) has a position: the chunks before it were given to it. An answer that was given
- * and not settled yet is among its deliveries. What comes back unread becomes a gap before the
- * position, and gaps are given first. The store gets the lowest chunk that may have to be given
+ * A consumer (a key) has a position: the chunks before it were given to it. An answer that was
+ * given and not settled yet is among its deliveries. What comes back unread becomes a gap before
+ * the position, and gaps are given first. The store gets the lowest chunk that may have to be given
  * again, so that a crash repeats rather than loses: an answer counts there once all its bytes are
  * acknowledged, and is taken back if the connection then breaks.
  *

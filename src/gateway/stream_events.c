@@ -12,13 +12,13 @@
  *     id: 17                          its number, counted from 0
  *     data: {"output":"..."}          the element as upstream wrote it, on one line
  *
- * The end is `event: end` with {"status":S}; while nothing comes a comment every 15 s shows that the
- * connection lives. Who comes back with `Last-Event-ID: 17` gets number 18 and what follows: no
+ * The end is `event: end` with {"status":S}; while nothing comes a comment every 15 s shows that
+ * the connection lives. Who comes back with `Last-Event-ID: 17` gets number 18 and what follows: no
  * cursor is asked or moved. An error that comes once events have begun is `event: problem`, or just
  * the end of the connection where asking again helps.
  *
- * The next chunks are asked for when the caller has taken the last ones, so that a slow one holds no
- * more than one answer.
+ * The next chunks are asked for when the caller has taken the last ones, so that a slow one holds
+ * no more than one answer.
  */
 
 enum {
@@ -182,7 +182,8 @@ static void deliver(struct stream_poll *poll, struct request *request)
         return;
     }
     builder_init(&text, storage, sizeof storage);
-    append_events(&text, poll); /* an upstream that fails is waited for, like one that has nothing */
+    append_events(&text,
+                  poll); /* an upstream that fails is waited for, like one that has nothing */
     last = poll->ends;
     if (poll->chunks.count > 0) {
         events->next = poll->chunks.from + poll->chunks.count;

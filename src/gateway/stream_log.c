@@ -8,9 +8,9 @@
 #include "gateway/stream_private.h"
 #include "model/metric_catalogue.h"
 
-/* A job's chunks: what upstream gave is put into the store at once, and given to nobody before it is
- * there, since upstream won't give it again. While the store is away chunks wait in memory and are
- * given from there: better handed on than held back, and written as soon as it is back. */
+/* A job's chunks: what upstream gave is put into the store at once, and given to nobody before it
+ * is there, since upstream won't give it again. While the store is away chunks wait in memory and
+ * are given from there: better handed on than held back, and written as soon as it is back. */
 
 enum { LONGEST_APPEND_PAUSE_MS = 5000 };
 
@@ -327,8 +327,7 @@ void chunk_log_store(struct stream_reader *reader)
     question.chunk_lengths = batch->chunks.lengths;
     question.chunk_count = (uint32_t)batch->chunks.count;
     if (!FAULT_POINT("stream.append")) {
-        reader->append_call =
-            store_ask(gateway_of(reader)->store, &question, on_appended, reader);
+        reader->append_call = store_ask(gateway_of(reader)->store, &question, on_appended, reader);
     }
     if (!reader->append_call) {
         retry_later(reader);

@@ -119,7 +119,7 @@ struct stream_poll {
     struct stream_poll *desk_next; /* in the reader's polls, or in the consumer's deliveries */
     struct stream_consumer *of;
     struct stream_reader *reader; /* while it waits there */
-    struct stream_fetch *fetch; /* its chunks are on their way from the store */
+    struct stream_fetch *fetch;   /* its chunks are on their way from the store */
     uint64_t asked_ms;
     uint64_t generation;
     enum stream_delivery delivery;
@@ -205,11 +205,11 @@ struct stream_reader {
     /* The log. */
     struct stream_batch *batches; /* ascending, without gaps, to the end */
     struct stream_batch *last_batch;
-    uint64_t tail_from;   /* number of the first in memory, or `count` */
+    uint64_t tail_from; /* number of the first in memory, or `count` */
     size_t tail_bytes;
     size_t unstored_bytes;
-    uint64_t count;       /* chunks known */
-    uint64_t stored;      /* of these in the store */
+    uint64_t count;  /* chunks known */
+    uint64_t stored; /* of these in the store */
     struct store_call *append_call;
     uint64_t append_at_ms;
     unsigned append_failures;
@@ -225,7 +225,7 @@ struct stream_reader {
     uint64_t answer_retry_ms;
     uint64_t read_generation; /* when the exchange began */
     uint64_t read_began_ms;
-    uint64_t read_at_ms; /* not before */
+    uint64_t read_at_ms;   /* not before */
     uint64_t read_good_ms; /* when an answer of use came last */
     unsigned failures;     /* in a row */
     enum stream_outcome failed_how;
@@ -252,6 +252,7 @@ struct streams {
     struct stream_poll *polls; /* of this worker's requests */
     size_t reading_count;
     bool draining;
+    bool ended; /* the loops have stopped, and all mail was read */
 };
 
 /* ---- streams.c */
@@ -291,7 +292,10 @@ void stream_take_facts(struct stream_facts *facts, const struct store_job *job, 
 /* Does what is to be done next for a reader, and sets its timer. It may be dead afterwards. */
 void stream_proceed(struct stream_reader *reader);
 
+/* The job's two names, as callers say them. */
 struct view stream_endpoint(const struct stream_reader *reader);
+
+/* See stream_endpoint(). */
 struct view stream_job_id(const struct stream_reader *reader);
 
 /* What the ledger says now; a later generation starts the log anew. */
@@ -338,17 +342,18 @@ void stream_desk_clear(struct stream_reader *reader);
 /* Puts chunks behind the others; takes them. False without memory. */
 MUST_CHECK bool chunk_log_add(struct stream_reader *reader, struct stream_chunks *chunks);
 
-/* How far chunks may be handed out: those that are in the store, and all while the store is away. */
+/* How far chunks may be handed out: those that are in the store, and all while the store is away.
+ */
 uint64_t chunk_log_available(const struct stream_reader *reader);
 
 /* Takes chunks from memory, from number `from` on, up to number `to`. False when they aren't in
  * memory, or without memory. */
-MUST_CHECK bool chunk_log_take(struct stream_reader *reader, uint64_t from, uint64_t to, uint32_t limit,
-                         uint64_t limit_bytes, struct stream_chunks *chunks);
+MUST_CHECK bool chunk_log_take(struct stream_reader *reader, uint64_t from, uint64_t to,
+                               uint32_t limit, uint64_t limit_bytes, struct stream_chunks *chunks);
 
 /* Copies chunks out of a reply of the store's. False without memory. */
 MUST_CHECK bool chunk_log_copy_reply(const struct store_reply *reply, uint64_t from, size_t count,
-                               struct stream_chunks *chunks);
+                                     struct stream_chunks *chunks);
 
 /* Writes what isn't written. */
 void chunk_log_store(struct stream_reader *reader);

@@ -82,8 +82,7 @@ static void tell_flight(struct stream_reader *reader)
 
 static void fail(struct stream_reader *reader, enum stream_outcome how)
 {
-    uint64_t pause_ms = (uint64_t)FIRST_PAUSE_MS
-                        << (reader->failures < 5 ? reader->failures : 5);
+    uint64_t pause_ms = (uint64_t)FIRST_PAUSE_MS << (reader->failures < 5 ? reader->failures : 5);
 
     if (pause_ms > LONGEST_PAUSE_MS) {
         pause_ms = LONGEST_PAUSE_MS;

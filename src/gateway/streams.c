@@ -13,6 +13,7 @@
 enum {
     FIRST_LOOK_MS = 4,
     LONGEST_LOOK_MS = 512,
+    HOME_ROUNDS = 6, /* the longest way of a poll: answered, settled, released; each by mail */
 };
 
 /* ---- small things ---------------------------------------------------------------------------- */
@@ -154,8 +155,8 @@ void stream_proceed(struct stream_reader *reader)
         reader->refresh_at_ms = 0;
         stream_refresh(reader);
     }
-    stream_desk_serve(reader);
     chunk_log_store(reader);
+    stream_desk_serve(reader);
     stream_desk_save(reader);
     stream_reader_read(reader);
     if (is_idle(reader, now_ms)) {
@@ -399,8 +400,7 @@ static void on_answered(void *argument)
 {
     struct stream_poll *poll = argument;
 
-    poll->deliver(poll,
-                  poll->leaving ? NULL : request_find(poll->home->gateway, poll->handle));
+    poll->deliver(poll, poll->leaving ? NULL : request_find(poll->home->gateway, poll->handle));
 }
 
 void stream_poll_answer(struct stream_poll *poll)
@@ -484,9 +484,9 @@ static void on_look_timer(evutil_socket_t descriptor, short what, void *argument
 
 static void on_receipt(struct connection_receipt *receipt, bool read)
 {
-    stream_poll_settle((struct stream_poll *)(void *)((char *)receipt -
-                                                      offsetof(struct stream_poll, receipt)),
-                       read);
+    stream_poll_settle(
+        (struct stream_poll *)(void *)((char *)receipt - offsetof(struct stream_poll, receipt)),
+        read);
 }
 
 void stream_poll_watch(struct stream_poll *poll, struct connection *connection)
@@ -558,10 +558,30 @@ static void end_node(struct table_node *node, void *argument)
     end_reader((struct stream_reader *)(void *)node);
 }
 
+/* Polls on their way lie in mailboxes of all workers, so the first of them that ends brings home
+ * those of all, while all are there. No caller is left, so that nothing new begins. */
+static void bring_home(const struct gateway_shared *shared)
+{
+    for (size_t round = 0; round < HOME_ROUNDS; round++) {
+        for (size_t i = 0; i < shared->gateway_count; i++) {
+            struct gateway *gateway = shared->gateways[i];
+
+            if (gateway && gateway->streams) {
+                gateway->streams->draining = true;
+                gateway->streams->ended = true;
+                loop_flush_mail(gateway->loop);
+            }
+        }
+    }
+}
+
 void streams_destroy(struct streams *streams)
 {
     if (!streams) {
         return;
+    }
+    if (!streams->ended) {
+        bring_home(streams->gateway->shared);
     }
     table_for_each(streams->readers, end_node, NULL);
     while (streams->polls) {

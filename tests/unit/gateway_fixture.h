@@ -161,7 +161,6 @@ HELPER void close_side(struct side *side)
 {
     struct gateway *gateway = &side->gateway;
 
-    front_destroy(side->front);
     streams_destroy(gateway->streams);
     flights_destroy(gateway->flights);
     cr_expect_eq(request_pool_running(gateway->requests), 0, "requests that never ended");
@@ -307,6 +306,9 @@ HELPER const char *end_gateways(void)
         shared.codec = NULL;
         for (size_t i = 0; i < side_count; i++) {
             loop_flush_mail(sides[i].gateway.loop);
+        }
+        for (size_t i = 0; i < side_count; i++) {
+            front_destroy(sides[i].front); /* callers of all go before any other part does */
         }
         for (size_t i = 0; i < side_count; i++) {
             close_side(&sides[i]);
