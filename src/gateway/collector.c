@@ -21,16 +21,11 @@ enum {
     CLAIMS_MAXIMUM = 16,   /* questions for due jobs that are under way at once */
     TIMER_SHORTEST_MS = 5, /* the clock of clock_mono_ms() ticks in about that */
     IDLE_MS = 10000,
-    LIST_MS = 10000,
-    LIST_SHARED_MS = 3000, /* other podgates' jobs are found by it */
     LOOK_LONGEST_MS = 5000,
     LOOK_LONGEST_SHARED_MS = 1000,
     BROKEN_MS = 5000,
     STORE_FIRST_PAUSE_MS = 250,
     STORE_LONGEST_PAUSE_MS = 5000,
-    PLAN_MARGIN_MS = 20,
-    FORGET_MS = 3600000,
-    FORGET_CROWDED_MS = 60000,
     IN_FLIGHT_MAXIMUM = 1000,
     IN_FLIGHT_MINIMUM = 16,
 };
@@ -237,7 +232,7 @@ static void on_claimed(void *argument, const struct store_reply *reply)
         take_in(endpoint, reply);
     }
     lock(collector);
-    collector_endpoint_give_back(endpoint, COLLECTOR_CLAIMS, limit - count);
+    collector_endpoint_conclude(endpoint, limit, count);
     if (!answered) {
         when_ms = collector->store_paused_until_ms;
     } else if (reply->result != STORE_OK) {
@@ -288,7 +283,7 @@ static void claim(struct collector_endpoint *endpoint, uint32_t limit, uint64_t 
         return; /* not reached: no memory is a failure */
     }
     lock(collector);
-    collector_endpoint_give_back(endpoint, COLLECTOR_CLAIMS, limit);
+    collector_endpoint_conclude(endpoint, limit, 0);
     endpoint->look_ms = now_ms;
     unlock(collector);
 }
@@ -296,174 +291,25 @@ static void claim(struct collector_endpoint *endpoint, uint32_t limit, uint64_t 
 /* ---- telling ----------------------------------------------------------------------------------
  */
 
-static void log_endpoint(struct collector_endpoint *endpoint, enum log_level level,
-                         const char *event, const char *key, uint64_t value)
-{
-    struct log_line *line = log_begin(endpoint->collector->log, level, event);
-
-    log_word(line, "endpoint", name_of(endpoint));
-    if (key) {
-        log_number(line, key, value);
-    }
-    log_end(line);
-}
-
-static enum collector_capacity capacity_of(uint64_t load, enum collector_capacity told)
-{
-    /* What was told stays until it is clearly over, so that a line isn't written for each job. */
-    uint64_t gone = told == COLLECTOR_CAPACITY_GONE ? POLL_PLAN_FULL / 10 * 9 : POLL_PLAN_FULL;
-    uint64_t sparse = POLL_PLAN_FULL / POLL_PLAN_POLLS_PER_RETENTION;
-
-    if (told >= COLLECTOR_CAPACITY_SHORT) {
-        sparse = sparse / 10 * 9;
-    }
-    if (load > gone) {
-        return COLLECTOR_CAPACITY_GONE;
-    }
-    return load > sparse ? COLLECTOR_CAPACITY_SHORT : COLLECTOR_CAPACITY_AMPLE;
-}
-
-static void tell_capacity(struct collector_endpoint *endpoint, uint64_t load, uint64_t outstanding)
-{
-    static const char *const events[] = {"capacity_ample", "capacity_short", "capacity_gone"};
-    enum collector_capacity capacity = capacity_of(load, endpoint->capacity_told);
-
-    if (capacity == endpoint->capacity_told) {
-        return;
-    }
-    if (capacity > endpoint->capacity_told) {
-        metrics_add(endpoint->collector->metrics, METRIC_WARNINGS, METRIC_WARNING_CAPACITY, 0, 1);
-    }
-    endpoint->capacity_told = capacity;
-    log_endpoint(endpoint,
-                 capacity == COLLECTOR_CAPACITY_AMPLE ? LOG_LEVEL_INFO : LOG_LEVEL_WARNING,
-                 events[capacity], "outstanding", outstanding);
-}
-
 /* One line per change. `failing` and `throttled` were read under the lock. */
 static void tell(struct collector_endpoint *endpoint, bool failing, bool throttled,
                  uint64_t pace_milli, uint32_t lapsed)
 {
     if (failing != endpoint->failing_told) {
         endpoint->failing_told = failing;
-        log_endpoint(endpoint, failing ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
-                     failing ? "collector_endpoint_failing" : "collector_endpoint_back", NULL, 0);
+        collector_endpoint_log(endpoint, failing ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
+                               failing ? "collector_endpoint_failing" : "collector_endpoint_back",
+                               NULL, 0);
     }
     if (throttled != endpoint->throttled_told) {
         endpoint->throttled_told = throttled;
-        log_endpoint(endpoint, throttled ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
-                     throttled ? "collector_pace_halved" : "collector_pace_restored",
-                     "polls_per_10s", pace_milli / 100);
+        collector_endpoint_log(endpoint, throttled ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO,
+                               throttled ? "collector_pace_halved" : "collector_pace_restored",
+                               "polls_per_10s", pace_milli / 100);
     }
     if (lapsed > 0) {
-        log_endpoint(endpoint, LOG_LEVEL_WARNING, "collector_polls_lapsed", "polls", lapsed);
-    }
-}
-
-/* ---- listing ----------------------------------------------------------------------------------
- */
-
-/* Under the lock. */
-static void take_in_count(struct collector *collector, const struct store_endpoint_count *count,
-                          uint64_t now_ms)
-{
-    struct collector_endpoint *endpoint =
-        collector_endpoint_get(collector, count->endpoint, now_ms);
-
-    if (!endpoint) {
-        return; /* without memory: at the next listing */
-    }
-    endpoint->listing = collector->listings;
-    endpoint->listed = count->outstanding;
-    endpoint->listed_runsync = count->runsync;
-    endpoint->entered = 0;
-    endpoint->ended = 0;
-    if (count->outstanding > 0 && !endpoint->claim && endpoint->look_ms == COLLECTOR_NEVER) {
-        endpoint->look_ms = now_ms;
-    }
-}
-
-static bool is_forgotten(const struct collector_endpoint *endpoint, uint64_t now_ms)
-{
-    bool crowded = table_count(endpoint->collector->endpoints) > COLLECTOR_ENDPOINTS_MAXIMUM;
-
-    return !endpoint->claim && endpoint->in_flight == 0 &&
-           collector_endpoint_outstanding(endpoint) == 0 &&
-           now_ms - endpoint->touched_ms > (crowded ? FORGET_CROWDED_MS : FORGET_MS);
-}
-
-/* Under the lock: what wasn't listed has no jobs, and is dropped when that lasts. */
-static void sweep_unlisted(struct collector *collector, uint64_t now_ms)
-{
-    struct collector_endpoint **link = &collector->first;
-
-    while (*link) {
-        struct collector_endpoint *endpoint = *link;
-
-        if (endpoint->listing != collector->listings) {
-            endpoint->listed = 0;
-            endpoint->listed_runsync = 0;
-            endpoint->entered = 0;
-            endpoint->ended = 0;
-        }
-        if (is_forgotten(endpoint, now_ms)) {
-            *link = endpoint->next;
-            table_remove(collector->endpoints, &endpoint->node);
-            free(endpoint);
-        } else {
-            link = &endpoint->next;
-        }
-    }
-}
-
-static void tell_outstanding(struct collector *collector, uint64_t outstanding)
-{
-    metrics_add(collector->metrics, METRIC_JOBS_OUTSTANDING, 0, 0,
-                (int64_t)(outstanding - collector->outstanding_told));
-    collector->outstanding_told = outstanding;
-}
-
-static void on_listed(void *argument, const struct store_reply *reply)
-{
-    struct collector *collector = argument;
-    uint64_t now_ms = clock_mono_ms();
-    uint64_t outstanding = 0;
-
-    collector->list.call = NULL;
-    if (!collector_store_answered(collector, reply->result) || !collector->running) {
-        return; /* due as before: asked again after the pause */
-    }
-    collector->list.due_ms = now_ms + (collector->store_shared ? LIST_SHARED_MS : LIST_MS);
-    if (reply->result == STORE_OK) {
-        lock(collector);
-        collector->listings++;
-        for (size_t i = 0; i < reply->count; i++) {
-            take_in_count(collector, &reply->endpoints[i], now_ms);
-            outstanding += reply->endpoints[i].outstanding;
-        }
-        sweep_unlisted(collector, now_ms);
-        unlock(collector);
-        tell_outstanding(collector, outstanding);
-    }
-    collector_schedule(collector, now_ms);
-}
-
-static void list(struct collector *collector, uint64_t now_ms)
-{
-    struct store_question question = {.operation = STORE_LIST_ENDPOINTS};
-
-    lock(collector);
-    if (collector->list_wanted) {
-        collector->list_wanted = false;
-        collector->list.due_ms = smaller(collector->list.due_ms, now_ms + COLLECTOR_SPACING_MS);
-    }
-    unlock(collector);
-    if (collector->list.call || collector->list.due_ms > now_ms) {
-        return;
-    }
-    collector->list.call = store_ask(collector->client, &question, on_listed, collector);
-    if (!collector->list.call) {
-        collector->list.due_ms = now_ms + STORE_LONGEST_PAUSE_MS;
+        collector_endpoint_log(endpoint, LOG_LEVEL_WARNING, "collector_polls_lapsed", "polls",
+                               lapsed);
     }
 }
 
@@ -499,7 +345,7 @@ static uint64_t visit(struct collector_endpoint *endpoint, uint64_t now_ms)
         busy || (saturated && endpoint->look_ms <= now_ms) ? COLLECTOR_NEVER : endpoint->look_ms;
     unlock(collector);
     tell(endpoint, failing, throttled, pace_milli, lapsed);
-    tell_capacity(endpoint, load, outstanding);
+    collector_endpoint_tell_capacity(endpoint, load, outstanding);
     if (limit > 0) {
         claim(endpoint, limit, now_ms);
     }
@@ -522,7 +368,7 @@ static uint64_t visit_all(struct collector *collector, uint64_t now_ms)
     uint64_t next_ms = smaller(collector->list.call ? COLLECTOR_NEVER : collector->list.due_ms,
                                collector_chores_turn(collector, now_ms));
 
-    list(collector, now_ms);
+    collector_list_turn(collector, now_ms);
     for (struct collector_endpoint *endpoint = first_endpoint(collector); endpoint;
          endpoint = endpoint->next) {
         next_ms = smaller(next_ms, visit(endpoint, now_ms));
@@ -572,7 +418,7 @@ static void on_wake(evutil_socket_t descriptor, short what, void *argument)
     turn(collector);
 }
 
-/* ---- what others call ------------------------------------------------------------------------ */
+/* ---- its life -------------------------------------------------------------------------------- */
 
 static void load_settings(struct collector *collector, const struct config *config)
 {
@@ -682,134 +528,4 @@ void collector_adopt(struct collector *collector, const struct config *config)
     load_settings(collector, config);
     unlock(collector);
     collector_schedule(collector, clock_mono_ms());
-}
-
-/* Under the lock. True when the main thread has to be woken for it. */
-static bool look_at(struct collector_endpoint *endpoint, uint64_t when_ms)
-{
-    if (when_ms >= endpoint->look_ms) {
-        return false;
-    }
-    endpoint->look_ms = when_ms;
-    return when_ms < endpoint->collector->armed_ms;
-}
-
-void collector_note_job(struct collector *collector, struct view endpoint, uint64_t due_ms)
-{
-    uint64_t now_ms = clock_mono_ms();
-    struct collector_endpoint *found;
-    bool wake = false;
-
-    lock(collector);
-    found = collector_endpoint_get(collector, endpoint, now_ms);
-    if (found) {
-        found->entered++;
-        wake = look_at(found, now_ms + due_ms);
-    } else {
-        collector->list_wanted = true;
-        wake = true;
-    }
-    unlock(collector);
-    if (wake) {
-        collector_wake(collector);
-    }
-}
-
-void collector_note_purge(struct collector *collector, struct view endpoint)
-{
-    (void)endpoint; /* the store gives out marked jobs of all endpoints */
-    lock(collector);
-    collector->purge_wanted = true;
-    unlock(collector);
-    collector_wake(collector);
-}
-
-void collector_settled(struct collector *collector, const struct collector_poll *poll)
-{
-    uint64_t now_ms = clock_mono_ms();
-    struct collector_endpoint *endpoint;
-    bool wake = false;
-
-    lock(collector);
-    endpoint = collector_endpoint_get(collector, poll->endpoint, now_ms);
-    if (endpoint) {
-        wake = collector_endpoint_learn(endpoint, poll, now_ms);
-    }
-    unlock(collector);
-    if (wake) {
-        collector_wake(collector);
-    }
-}
-
-uint64_t collector_take_poll(struct collector *collector, struct view endpoint)
-{
-    uint64_t now_ms = clock_mono_ms();
-    struct collector_endpoint *found;
-    uint64_t wait_ms = 0;
-
-    lock(collector);
-    found = collector_endpoint_get(collector, endpoint, now_ms);
-    if (found && collector_endpoint_take(found, COLLECTOR_WAITERS, 1, now_ms) == 0) {
-        wait_ms = collector_endpoint_wait(found, COLLECTOR_WAITERS, now_ms);
-    }
-    unlock(collector);
-    return wait_ms;
-}
-
-struct collector_next collector_plan(struct collector *collector, struct view endpoint,
-                                     enum store_kind kind, enum job_state state, uint64_t age_ms,
-                                     uint32_t failures)
-{
-    const struct collector_settings *settings = &collector->settings;
-    struct poll_plan_question question = {
-        .age_ms = age_ms,
-        .failures = failures,
-        .stretch = POLL_PLAN_EVEN,
-        .lost = state == JOB_LOST,
-    };
-    uint64_t now_ms = clock_mono_ms();
-    struct collector_endpoint *found;
-    struct poll_plan plan;
-    bool wake = false;
-
-    lock(collector);
-    question.retention_ms = settings->retention_ms[kind];
-    question.first_poll_ms = settings->first_poll_ms;
-    question.max_poll_ms = settings->max_poll_ms;
-    question.random = collector_random(collector);
-    found = collector_endpoint_find(collector, endpoint);
-    if (found) {
-        question.stretch = collector_endpoint_stretch(found);
-        question.history = &found->histories[kind];
-    }
-    plan = poll_plan_make(&question);
-    if (found) {
-        /* The store will count the span from a moment somewhat later than this one. */
-        wake = look_at(found, now_ms + plan.due_ms + PLAN_MARGIN_MS);
-    }
-    unlock(collector);
-    if (wake) {
-        collector_wake(collector);
-    }
-    return (struct collector_next){.due_ms = plan.due_ms, .deadline_ms = plan.deadline_ms};
-}
-
-bool collector_has_capacity(struct collector *collector, struct view endpoint, enum store_kind kind)
-{
-    struct collector_endpoint *found;
-    bool has = true;
-
-    lock(collector);
-    found = collector_endpoint_find(collector, endpoint);
-    if (found) {
-        const struct collector_settings *settings = &collector->settings;
-        uint64_t one =
-            kind == STORE_KIND_RUN
-                ? poll_plan_load(1, settings->retention_ms[kind], 0, 1, COLLECTOR_POLL_RATE_MILLI)
-                : poll_plan_load(0, 1, 1, settings->retention_ms[kind], COLLECTOR_POLL_RATE_MILLI);
-
-        has = collector_endpoint_load(found) + one <= POLL_PLAN_FULL;
-    }
-    unlock(collector);
-    return has;
 }

@@ -185,18 +185,6 @@ uint32_t collector_endpoint_take(struct collector_endpoint *endpoint, enum colle
     return (uint32_t)taken;
 }
 
-void collector_endpoint_give_back(struct collector_endpoint *endpoint, enum collector_taker taker,
-                                  uint32_t count)
-{
-    struct collector_budget *budget = &endpoint->budget;
-
-    budget->whole.level += (uint64_t)count * POLL;
-    budget->shares[taker].level += (uint64_t)count * POLL;
-    if (count > 0) {
-        budget->hungry_until_ms[taker] = 0; /* it got more than it needed */
-    }
-}
-
 static uint64_t time_to_fill(const struct collector_bucket *bucket, uint64_t rate_milli)
 {
     if (bucket->level >= POLL) {
@@ -289,7 +277,8 @@ static uint32_t free_slots(struct collector_endpoint *endpoint)
     uint32_t maximum = collector->settings.in_flight_maximum;
     uint32_t own =
         endpoint->window > endpoint->in_flight ? endpoint->window - endpoint->in_flight : 0;
-    uint32_t all = maximum > collector->in_flight ? maximum - collector->in_flight : 0;
+    uint32_t used = collector->in_flight + collector->in_claims;
+    uint32_t all = maximum > used ? maximum - used : 0;
 
     endpoint->waits_for_slot = own == 0 || all == 0;
     if (all == 0) {
@@ -300,6 +289,7 @@ static uint32_t free_slots(struct collector_endpoint *endpoint)
 
 uint32_t collector_endpoint_prepare(struct collector_endpoint *endpoint, uint64_t now_ms)
 {
+    struct collector *collector = endpoint->collector;
     uint32_t wanted;
     uint32_t count;
 
@@ -327,9 +317,24 @@ uint32_t collector_endpoint_prepare(struct collector_endpoint *endpoint, uint64_
         endpoint->look_ms = now_ms + collector_endpoint_wait(endpoint, COLLECTOR_CLAIMS, now_ms);
         return 0;
     }
+    collector->in_claims += count;
     endpoint->looked_ms = now_ms;
     endpoint->look_ms = COLLECTOR_NEVER;
     return count;
+}
+
+void collector_endpoint_conclude(struct collector_endpoint *endpoint, uint32_t limit,
+                                 uint32_t count)
+{
+    struct collector_budget *budget = &endpoint->budget;
+    uint64_t unused = count < limit ? (uint64_t)(limit - count) * POLL : 0;
+
+    endpoint->collector->in_claims -= limit;
+    budget->whole.level += unused;
+    budget->shares[COLLECTOR_CLAIMS].level += unused;
+    if (unused > 0) {
+        budget->hungry_until_ms[COLLECTOR_CLAIMS] = 0; /* it got more than it needed */
+    }
 }
 
 /* ---- what polls tell ------------------------------------------------------------------------- */

@@ -1,6 +1,7 @@
 /* What the files of the collector share: collector.c decides what to claim and when,
  * collector_endpoints.c knows each endpoint's budget, health and learnt run times,
- * collector_chores.c cancels what was purged and removes what has expired.
+ * collector_listing.c counts jobs, collector_chores.c cancels what was purged and removes what has
+ * expired, collector_calls.c is for the other threads.
  *
  * `lock` is a leaf: it guards the endpoints and what else is marked so; nothing is called out,
  * logged or asked of the store while it is held. All else is the main thread's alone.
@@ -139,6 +140,7 @@ struct collector {
     uint64_t random_state;
     uint64_t armed_ms; /* when the timer fires */
     uint32_t in_flight;
+    uint32_t in_claims; /* so many more may come of the claims that are under way */
     bool waits_for_slot;
     bool list_wanted; /* an endpoint couldn't be noted */
     uint64_t cancels_counted[METRIC_CANCEL_COUNT];
@@ -200,16 +202,16 @@ uint64_t collector_endpoint_load(const struct collector_endpoint *endpoint);
 uint32_t collector_endpoint_take(struct collector_endpoint *endpoint, enum collector_taker taker,
                                  uint32_t wanted, uint64_t now_ms);
 
-/* Gives polls back that were taken and not needed. */
-void collector_endpoint_give_back(struct collector_endpoint *endpoint, enum collector_taker taker,
-                                  uint32_t count);
-
 /* After collector_endpoint_take() gave nothing: when there will be a poll to be had, in ms. */
 uint64_t collector_endpoint_wait(struct collector_endpoint *endpoint, enum collector_taker taker,
                                  uint64_t now_ms);
 
 /* How many jobs may be claimed now, taken out of the budget; 0: look_ms says when to ask again. */
 uint32_t collector_endpoint_prepare(struct collector_endpoint *endpoint, uint64_t now_ms);
+
+/* The claim that was prepared with `limit` is over and brought `count` jobs. */
+void collector_endpoint_conclude(struct collector_endpoint *endpoint, uint32_t limit,
+                                 uint32_t count);
 
 /* A poll is with a worker; and it no longer is (`fence` 0 or unknown: the oldest is meant). */
 void collector_endpoint_occupy(struct collector_endpoint *endpoint, uint64_t fence,
@@ -225,6 +227,19 @@ MUST_CHECK bool collector_endpoint_learn(struct collector_endpoint *endpoint,
 
 /* The stretch of the endpoint's spans (poll_plan_stretch()). */
 uint32_t collector_endpoint_stretch(const struct collector_endpoint *endpoint);
+
+/* ---- collector_listing.c; main thread, without the lock */
+
+/* Lists the endpoints when that is due. */
+void collector_list_turn(struct collector *collector, uint64_t now_ms);
+
+/* Says what has changed, when jobs become too many or few enough. */
+void collector_endpoint_tell_capacity(struct collector_endpoint *endpoint, uint64_t load,
+                                      uint64_t outstanding);
+
+/* One line about the endpoint; `key` NULL: without a number. */
+void collector_endpoint_log(struct collector_endpoint *endpoint, enum log_level level,
+                            const char *event, const char *key, uint64_t value);
 
 /* ---- collector_chores.c; main thread */
 

@@ -1,7 +1,7 @@
 /* For tests: from simulate_clock() on all clocks stand still but for what the test says; wall time
  * can be set on its own, as an operator or ntpd does. The test program's own clock_gettime() stands
- * in front of the C library's for podgate and for libevent, and for the test runner too: that is why
- * time is real until the test begins. */
+ * in front of the C library's for podgate and for libevent, and for the test runner too: that is
+ * why time is real until the test begins. */
 #ifndef PODGATE_TESTS_SIMULATED_CLOCK_H
 #define PODGATE_TESTS_SIMULATED_CLOCK_H
 
@@ -15,7 +15,7 @@
 enum { SIMULATED_BEGINNING_S = 1000000, SIMULATED_WALL_BEGINNING_S = 1700000000 };
 
 static _Atomic bool simulated;
-static _Atomic uint64_t simulated_ms; /* since the beginning */
+static _Atomic uint64_t simulated_ms;     /* since the beginning */
 static _Atomic int64_t simulated_step_ms; /* how far wall time was set */
 
 int clock_gettime(clockid_t clock, struct timespec *now)

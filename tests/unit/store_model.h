@@ -85,7 +85,7 @@ struct store_model {
     enum model_fault (*fault)(void *argument, enum store_operation operation);
     void *fault_argument;
     enum store_result failure; /* what a failing question gives */
-    uint64_t expire_left; /* results that are over; STORE_EXPIRE takes its limit of them */
+    uint64_t expire_left;      /* results that are over; STORE_EXPIRE takes its limit of them */
     uint64_t runsync_counted;
     uint64_t outstanding_counted; /* not 0: what the listing says for each endpoint */
 };
@@ -383,8 +383,7 @@ MODEL_HELPER void model_list_endpoints(struct store_model *model, struct store_c
         if (!job->scheduled) {
             continue;
         }
-        while (at < count &&
-               !view_equal(counts[at].endpoint, view_of_string(job->endpoint))) {
+        while (at < count && !view_equal(counts[at].endpoint, view_of_string(job->endpoint))) {
             at++;
         }
         counts[at].endpoint = view_of_string(job->endpoint);
@@ -518,8 +517,8 @@ MODEL_HELPER bool model_answer(struct store_model *model)
     if (!call) {
         return false;
     }
-    fault = model->fault ? model->fault(model->fault_argument, call->question.operation)
-                         : MODEL_FINE;
+    fault =
+        model->fault ? model->fault(model->fault_argument, call->question.operation) : MODEL_FINE;
     if (fault != MODEL_FAILS) {
         model_apply(model, call);
         if (model->keeps_durable && model_is_durable(call->question.operation)) {
@@ -633,8 +632,8 @@ MODEL_HELPER void model_open(struct store_model *model, struct loop *loop, bool 
     model->last = &model->first;
     model->store.data = model;
     model->metrics = metrics_create(metric_catalogue, METRIC_COUNT);
-    cr_assert_not_null(store_client_create(&model->store, loop,
-                                           metrics_block_create(model->metrics), NULL));
+    cr_assert_not_null(
+        store_client_create(&model->store, loop, metrics_block_create(model->metrics), NULL));
 }
 
 MODEL_HELPER void model_close(struct store_model *model)
