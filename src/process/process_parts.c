@@ -21,6 +21,7 @@
 #include "process/process.h"
 #include "process/process_private.h"
 #include "store/hot_cache.h"
+#include "store/input_vault.h"
 #include "store/result_codec.h"
 #include "store/store.h"
 
@@ -159,17 +160,33 @@ static bool load_secrets(const struct config *config, struct upstream_identity *
     return true;
 }
 
+/* NULL: the problem has been told. */
+static struct input_vault *load_vault(const struct config *config)
+{
+    char *problem = NULL;
+    struct input_vault *vault = input_vault_create(config, &problem);
+
+    if (!vault) {
+        process_complain(problem);
+    }
+    free(problem);
+    return vault;
+}
+
 bool process_check(const struct config *config)
 {
     struct upstream_identity *identity;
     struct tls_server *tls;
+    struct input_vault *vault;
 
     if (!load_secrets(config, &identity, &tls)) {
         return false;
     }
     tls_server_destroy(tls);
     upstream_identity_destroy(identity);
-    return true;
+    vault = load_vault(config);
+    input_vault_destroy(vault);
+    return vault != NULL;
 }
 
 static int create_shared(struct process *process)
@@ -194,6 +211,10 @@ static int create_shared(struct process *process)
     shared->gateways.budget = &process->budget;
     shared->gateways.failed_attempts = failed_attempts_create();
     if (!load_secrets(config, &shared->gateways.identity, &shared->tls)) {
+        return EX_CONFIG;
+    }
+    shared->gateways.input_vault = load_vault(config);
+    if (!shared->gateways.input_vault) {
         return EX_CONFIG;
     }
     return process->ring && shared->limits && shared->gateways.failed_attempts ? EX_OK : EX_OSERR;
@@ -354,6 +375,7 @@ void process_destroy_parts(struct process *process)
     connection_limits_destroy(process->shared.limits);
     tls_server_destroy(process->shared.tls);
     upstream_identity_destroy(process->shared.gateways.identity);
+    input_vault_destroy(process->shared.gateways.input_vault);
     failed_attempts_destroy(process->shared.gateways.failed_attempts);
     free(process->shared.gateways.gateways);
     free(process->workers);

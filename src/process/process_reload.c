@@ -31,7 +31,8 @@ static bool same_address(const struct config_address *one, const struct config_a
 static bool same_listeners(const struct config *one, const struct config *other)
 {
     bool same = one->listen_count == other->listen_count && one->tls_count == other->tls_count &&
-                same_address(&one->admin_listen, &other->admin_listen);
+                same_address(&one->admin_listen, &other->admin_listen) &&
+                view_equal(one->admin_socket, other->admin_socket);
 
     for (size_t i = 0; same && i < one->listen_count; i++) {
         same = same_address(&one->listen[i], &other->listen[i]);
@@ -48,6 +49,9 @@ static bool same_store(const struct config *one, const struct config *other)
     return one->store.backend == other->store.backend &&
            view_equal(one->store.path, other->store.path) &&
            view_equal(one->store.url, other->store.url) &&
+           view_equal(one->store.user, other->store.user) &&
+           view_equal(one->store.password_file, other->store.password_file) &&
+           view_equal(one->store.input_key_file, other->store.input_key_file) &&
            view_equal(one->store.prefix, other->store.prefix);
 }
 
@@ -60,7 +64,7 @@ static void tell_what_stays(struct process *process, const struct config *config
         const char *option;
         bool differs;
     } options[] = {
-        {"listen, admin_listen or tls", !same_listeners(old, config)},
+        {"listen, admin_listen, admin_socket or tls", !same_listeners(old, config)},
         {"workers", old->workers != config->workers},
         {"store", !same_store(old, config)},
         {"log.format", old->log.format != config->log.format},

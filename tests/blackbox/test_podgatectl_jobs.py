@@ -305,3 +305,16 @@ def test_doctor_tells_of_rights_and_mistakes(podgate, sim, socket_path):
     gateway.config_path.write_text("workers = many\n")
     status, output, errors = run("doctor", "-c", gateway.config_path)
     assert status == EX_CONFIG and "workers" in errors
+
+
+def test_an_input_key_that_is_none_is_told_before_the_start(podgate, sim, tmp_path):
+    secret = tmp_path / "input_key"
+    secret.write_text("too short\n")
+    secret.chmod(0o600)
+    gateway = podgate(sim, {"store": {"input_key_file": str(secret)}}, start=False)
+    gateway.write_config()
+    for arguments in (("check",), ("doctor",)):
+        status, output, errors = run(*arguments, "-c", gateway.config_path)
+        assert status == EX_CONFIG and "input_key_file" in errors + output
+    secret.write_text("00" * 32 + "\n")
+    assert run("check", "-c", gateway.config_path)[0] == 0
