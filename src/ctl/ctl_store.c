@@ -1,5 +1,6 @@
 #include "build_config.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,7 @@ static int salvage(const char *from, const char *to, const struct ctl_options *o
     char *problem = NULL;
 
     if (access(from, F_OK) != 0) {
-        perror(from);
+        fprintf(stderr, "podgatectl: %s: %s\n", from, strerror(errno));
         return EX_NOINPUT;
     }
     if (!store_embedded_salvage(from, to, &found, &problem)) {

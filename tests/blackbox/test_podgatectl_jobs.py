@@ -175,6 +175,34 @@ def test_an_unknown_submit_that_never_ran(operated, sim):
     operated.gateway.expect_errors("submit")
 
 
+@pytest.mark.parametrize("ran", [True, False])
+def test_an_idempotency_key_is_settled_with_its_submit(operated, sim, ran):
+    endpoint = harness.unique("ep")
+    gateway = operated.gateway
+
+    def submit():
+        return gateway.request("POST", f"/v2/{endpoint}/run", gateway.key,
+                               {"input": {"mock_return": "keyed"}},
+                               [("Idempotency-Key", "order-7")])
+    sim.fault(f"close,endpoint={endpoint},operation=run,executed=yes,count=1")
+    assert submit().status == 502
+    again = submit()
+    assert again.status == 502 and again.json["code"] == "submit_unknown", "never sent again"
+    entry = operated.json("unknown", "--endpoint", endpoint)["submits"][0]
+    assert entry["has_idempotency_key"] and "order-7" not in json.dumps(entry)
+    job = operated.json("unknown", "candidates", entry["submit"])["candidates"][0]["id"]
+    if ran:
+        operated.ctl("unknown", "settle", entry["submit"], "--job", job)
+    else:
+        operated.ctl("unknown", "settle", entry["submit"], "--never-ran")
+    reply = submit()
+    assert reply.status == 200, reply.body
+    assert (reply.json["id"] == job) == ran
+    made = [entry for entry in sim.jobs() if entry["endpoint"] == endpoint]
+    assert len(made) == (1 if ran else 2)
+    gateway.expect_errors("submit")
+
+
 def test_an_upstream_without_a_list_of_jobs_is_told(operated, sim):
     endpoint = harness.unique("ep")
     submit, _ = lose_a_submit(operated, sim, endpoint)
