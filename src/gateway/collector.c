@@ -11,7 +11,6 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "gateway/collector_private.h"
-#include "gateway/flight.h"
 
 /* When the store is asked for due jobs, and what is done with them. Each endpoint has a time at
  * which it is looked at next: when its next job is due as the store said, when somebody noted one,
@@ -172,7 +171,7 @@ static void post(struct collector *collector, struct collector_endpoint *endpoin
 {
     struct log_line *line;
 
-    if (!FAULT_POINT("collector.post") && flight_post_poll(collector->shared, job)) {
+    if (!FAULT_POINT("collector.post") && collector->post_poll(collector->shared, job)) {
         collector->memory_told = false;
         return;
     }
@@ -470,10 +469,12 @@ struct collector *collector_create(struct gateway_shared *shared, struct loop *l
     return collector;
 }
 
-void collector_start(struct collector *collector)
+void collector_start(struct collector *collector, collector_post *poll, collector_post *cancel)
 {
     uint64_t now_ms = clock_mono_ms();
 
+    collector->post_poll = poll;
+    collector->post_cancel = cancel;
     collector->running = true;
     collector->list.due_ms = now_ms;
     collector->cancel.due_ms = now_ms;

@@ -1,9 +1,9 @@
 /* Follows every job of the ledger to its end, whether or not its caller comes back. The collector
  * decides which job is polled when: it claims what is due from the store (earliest deadline first),
  * keeps to the polling budget of each endpoint, and hands each claimed job to the worker that owns
- * its flight (flight_post_poll()), which asks upstream, stores what has ended, and puts the rest
- * back on the schedule by model/poll_plan. It also cancels what a purge marked, lets expire what is
- * over, and keeps the counts that metrics show.
+ * its flight (flight_post_poll(), by a pointer), which asks upstream, stores what has ended, and
+ * puts the rest back on the schedule by model/poll_plan. It also cancels what a purge marked, lets
+ * expire what is over, and keeps the counts that metrics show.
  *
  * It lives on the process's main thread, with a store client of that loop.
  */
@@ -41,8 +41,12 @@ struct collector *collector_create(struct gateway_shared *shared, struct loop *l
                                    struct store_client *client, struct metrics_block *metrics,
                                    struct log_ring *log, const struct config *config);
 
+/* Takes a claimed job to its worker: flight_post_poll() and flight_post_cancel(). False without
+ * memory. */
+typedef bool collector_post(struct gateway_shared *shared, const struct store_job *job);
+
 /* Begins to claim and poll, once all workers serve. Main thread. */
-void collector_start(struct collector *collector);
+void collector_start(struct collector *collector, collector_post *poll, collector_post *cancel);
 
 /* Claims nothing more; what is with the workers goes on. Main thread. */
 void collector_stop(struct collector *collector);

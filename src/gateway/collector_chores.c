@@ -4,7 +4,6 @@
 
 #include "base/clock.h"
 #include "gateway/collector_private.h"
-#include "gateway/flight.h"
 
 /* What the collector does beside polling: jobs that a purge marked are cancelled at upstream,
  * within its limit on cancels; and results that are over leave the store. */
@@ -65,7 +64,7 @@ static void post(struct collector *collector, const struct store_job *job)
     pthread_mutex_lock(&collector->lock);
     occupy(collector, clock_mono_ms());
     pthread_mutex_unlock(&collector->lock);
-    if (!flight_post_cancel(collector->shared, job)) {
+    if (!collector->post_cancel(collector->shared, job)) {
         pthread_mutex_lock(&collector->lock);
         release(collector);
         collector->cancel_failed = true;

@@ -125,6 +125,8 @@ struct collector {
     struct store_client *client;
     struct metrics_block *metrics;
     struct log_ring *log;
+    collector_post *post_poll;
+    collector_post *post_cancel;
     bool store_shared;
     bool running;
     struct event *timer;

@@ -14,6 +14,7 @@
 
 #include "base/clock.h"
 #include "gateway/collector.h"
+#include "gateway/flight.h"
 #include "process/operator.h"
 #include "process/process_private.h"
 
@@ -294,7 +295,7 @@ static int start(struct process *process)
             return EX_OSERR;
         }
     }
-    collector_start(process->shared.gateways.collector);
+    collector_start(process->shared.gateways.collector, flight_post_poll, flight_post_cancel);
     process->serving = true;
     log_start(process);
     process_notify("READY=1");

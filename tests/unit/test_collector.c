@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "gateway/collector_private.h"
-#include "gateway/flight.h"
 
 /* The collector against a store in memory. Workers are played: what it hands to flights is taken
  * down, and settled when the test says so. */
@@ -47,7 +46,7 @@ static uint64_t latency_ms;
 
 /* ---- the workers' side */
 
-bool flight_post_poll(struct gateway_shared *its_shared, const struct store_job *job)
+static bool post_poll(struct gateway_shared *its_shared, const struct store_job *job)
 {
     struct posted *one = &posted[posted_count];
 
@@ -64,7 +63,7 @@ bool flight_post_poll(struct gateway_shared *its_shared, const struct store_job 
     return true;
 }
 
-bool flight_post_cancel(UNUSED struct gateway_shared *its_shared,
+static bool post_cancel(UNUSED struct gateway_shared *its_shared,
                         UNUSED const struct store_job *job)
 {
     if (no_memory) {
@@ -210,7 +209,7 @@ TestSuite(collector_shared, .init = set_up_shared, .fini = tear_down, .timeout =
 
 static void start(void)
 {
-    collector_start(collector);
+    collector_start(collector, post_poll, post_cancel);
     settle();
     run_for(4 * STEP_MS); /* what was listed is looked at */
 }
@@ -418,7 +417,7 @@ Test(collector, claims_nothing_more_once_it_was_stopped)
 Test(collector, goes_in_the_middle_of_its_questions)
 {
     add_jobs("one", 5, STORE_KIND_RUN, 0);
-    collector_start(collector);
+    collector_start(collector, post_poll, post_cancel);
     cr_assert_not_null(model.first);
     /* tear_down() destroys it, and then the store ends what it was asked. */
 }
