@@ -12,6 +12,7 @@ from servers import (BENCH, BenchError, UPSTREAM_KEY, http_request, others_secon
 
 CHAT_BODY = (b'{"model":"m","messages":[{"role":"user","content":"Say hello."}],'
              b'"max_tokens":16,"temperature":0.5,"stream":false}')
+RUN_BODY = b'{"input":{"prompt":"Say hello.","number":1},"policy":{"executionTimeout":600000}}'
 CHAT_TARGET = "/v2/ep/openai/v1/chat/completions"
 HOLD_TARGET = "/v2/hold/openai/v1/chat/completions"
 WHOAMI_TARGET = "/podgate/v1/whoami"
@@ -61,6 +62,9 @@ class Load:
                        for i in range(STORED_JOBS)],
             "stored-many": [self._file("stored-many", "GET", "/v2/ep/status/many-@@@@@@@@")],
         }
+        self.files["run"] = [self._file("run", "POST", "/v2/ep/run", RUN_BODY)]
+        self.files["run-endpoints"] = [
+            self._file(f"run-{i}", "POST", f"/v2/ep{i}/run", RUN_BODY) for i in range(4)]
         self.numbers = {"stored-many": MANY_JOBS}
 
     def _file(self, name, method, target, body=b""):

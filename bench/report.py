@@ -10,6 +10,9 @@ from measure import median_of, ratio
 TARGET_PROXIED = 1.00
 TARGET_WHOAMI = 1.10
 TARGET_STORED = 0.75
+TARGET_SUBMIT_FSYNCS = 2.0
+TARGET_JOB_BYTES = 512
+TARGET_COLLECTOR_SHARE = 0.25
 NAMES = {"nginx": "nginx", "haproxy": "HAProxy", "podgate": "podgate",
          "nginx bare": "nginx, bare `return`", "direct": "without a gateway",
          "nginx-unbuffered": "nginx, access log without `buffer=`",
@@ -83,6 +86,64 @@ def latency_rows(results):
     return rows
 
 
+def submit_rows(submits):
+    rows = []
+    for backend, rates in submits.items():
+        for rate, rounds in rates.items():
+            if rate == "saturated":
+                rows.append([backend, f"64 at once: {rounds['rate']:.0f}/s",
+                             f"{rounds['p50_us']:.0f} us", f"{rounds['p99_us']:.0f} us", "-", "-",
+                             "-", f"{rounds['cpu_us']:.1f} us"])
+                continue
+            plain = statistics.median(one["plain"]["p50_us"] for one in rounds)
+            rows.append([backend, f"{rate}/s",
+                         f"{statistics.median(one['submits']['p50_us'] for one in rounds):.0f} us",
+                         f"{statistics.median(one['submits']['p99_us'] for one in rounds):.0f} us",
+                         f"{plain:.0f} us", f"{median(rounds, 'fsync_us'):.0f} us",
+                         f"{median(rounds, 'syncs_per_submit'):.2f}"
+                         if backend == "embedded" else "-", "-"])
+    return rows
+
+
+SUBMIT_HEAD = ["store", "submits", "p50", "p99", "p50 forwarded", "the machine's fsync",
+               "fsyncs a submit", "CPU a submit"]
+
+
+def outstanding_rows(result):
+    return [[f"{result['jobs']}", f"{result['bytes_per_job']:.0f}",
+             f"{result['stored_per_job']:.0f}", f"{result['polls_per_second']:.1f}",
+             f"{result['budget']}", f"{result['core_share']:.1%}"]]
+
+
+OUTSTANDING_HEAD = ["jobs", "bytes of memory each", "bytes on disk each", "polls/s", "allowed",
+                    "of a core"]
+
+
+def ledger_verdicts(figures):
+    lines = []
+    for rate, rounds in figures.get("submits", {}).get("embedded", {}).items():
+        if rate == "saturated":
+            continue
+        # Round by round: a disk's fsync takes another time every few seconds.
+        value = statistics.median(
+            (one["submits"]["p50_us"] - one["plain"]["p50_us"]) / one["fsync_us"]
+            for one in rounds)
+        lines.append((f"median submit at {rate}/s, embedded store: the ledger adds at most "
+                      f"{TARGET_SUBMIT_FSYNCS:.0f} of the machine's own fsyncs", f"{value:.2f}",
+                      value <= TARGET_SUBMIT_FSYNCS))
+    if "outstanding" in figures:
+        result = figures["outstanding"]
+        lines.append((f"memory at most {TARGET_JOB_BYTES} bytes per outstanding job",
+                      f"{result['bytes_per_job']:.0f}",
+                      result["bytes_per_job"] <= TARGET_JOB_BYTES))
+        lines.append((f"{result['jobs']} outstanding jobs polled within {result['budget']}/s at "
+                      f"under {TARGET_COLLECTOR_SHARE:.0%} of a core",
+                      f"{result['polls_per_second']:.0f}/s, {result['core_share']:.1%}",
+                      result["polls_per_second"] <= result["budget"] * 1.02
+                      and result["core_share"] < TARGET_COLLECTOR_SHARE))
+    return lines
+
+
 def verdicts(figures):
     """[(target, figure, reached)] for what the project asks of podgate."""
     lines = []
@@ -105,6 +166,7 @@ def verdicts(figures):
                         for name in ("podgate", "nginx"))
         lines.append(("p99 added at half of saturation no worse than nginx's",
                       f"{ours:.0f} us against {theirs:.0f} us", ours <= theirs))
+    lines += ledger_verdicts(figures)
     for what in ("status-sync", "hold"):
         ours = figures.get("memory", {}).get(f"{what} 9000 podgate", {})
         theirs = figures.get("memory", {}).get("hold 9000 nginx", {})
@@ -148,6 +210,11 @@ def summary(figures):
         parts.append("memory:\n" + table(
             ["held", "number", "server", "RSS before, MiB", "RSS, MiB", "PSS, MiB",
              "KiB per connection"], memory_rows(figures["memory"])))
+    if "submits" in figures:
+        parts.append("submits:\n" + table(SUBMIT_HEAD, submit_rows(figures["submits"])))
+    if "outstanding" in figures:
+        parts.append("outstanding jobs:\n"
+                     + table(OUTSTANDING_HEAD, outstanding_rows(figures["outstanding"])))
     parts += ["{}: {} ({})".format(plain(target), figure, "reached" if reached else "MISSED")
               for target, figure, reached in verdicts(figures)]
     middle, most = others_share(figures)
@@ -231,6 +298,23 @@ Every connection had its right answer in the end. Per connection: what PSS grew 
 
 {table(["held", "number", "server", "RSS before, MiB", "RSS, MiB", "PSS, MiB",
 "KiB per connection"], memory_rows(figures["memory"]))}
+
+### Submits
+
+POST `/v2/ep/run` with a small JSON body; the answer is sent when the job is in the ledger, on disk. Due
+at fixed instants as above; p50 of forwarded requests at the same rate, and the median time that the
+machine itself takes to fsync 4 KiB more of a file, in the same round. The jobs have ended when they are
+polled, so that fetching and storing their results is in these figures. Redis with `appendfsync always`
+on the load generator's core.
+
+{table(SUBMIT_HEAD, submit_rows(figures["submits"]))}
+
+### Outstanding jobs
+
+{figures["outstanding"]["jobs"]} jobs of 4 endpoints, all running, watched for {figures["outstanding"]["seconds"]:.0f} s; the embedded
+store. Memory is what PSS grew by. Allowed: what podgate takes of the upstream's limit for statuses.
+
+{table(OUTSTANDING_HEAD, outstanding_rows(figures["outstanding"]))}
 
 ### Configurations
 

@@ -443,6 +443,7 @@ class Podgate(Server):
         super().__init__(place, upstream, variant)
         self.program = program
         self.admin_address = None
+        self.redis_address = None
         self.wrapper = []      # bench/profile runs podgate under valgrind
 
     def version(self):
@@ -455,9 +456,13 @@ class Podgate(Server):
         for i, key in enumerate(self.place.keys):
             digest = hashlib.sha256(key.encode()).hexdigest()
             keys.append(f'key "bench{i}" {{\n        sha256 = "{digest}"\n'
-                        '        operations = {"status", "openai", "adopt"}\n'
+                        '        operations = {"run", "status", "openai", "adopt"}\n'
                         '        rate = {"1000000/s"}  burst = 1000000  concurrency = 20000\n    }')
-        return {**super().words(), "KEYS": "\n    ".join(keys),
+        store = 'backend = "embedded"\n    path    = "@DIR@/podgate.db"'
+        if self.redis_address:
+            store = f'backend = "redis"\n    url     = "redis://{self.redis_address}"\n' \
+                    '    path    = "@DIR@/podgate.db"'
+        return {"STORE": store, **super().words(), "KEYS": "\n    ".join(keys),
                 "ADMIN": self.admin_address or "127.0.0.1:8081",
                 "HOT_RESULTS": "hot_results             = 0" if self.variant == "no-hot" else ""}
 
