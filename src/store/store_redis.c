@@ -27,7 +27,7 @@ static char *problem_text(const char *what, const char *detail)
                : text;
 }
 
-bool redis_password_read(const char *path, struct secret **password, const char **problem)
+static bool read_password(const char *path, struct secret **password, const char **problem)
 {
     char bytes[PASSWORD_MAXIMUM + 1];
     int descriptor = open(path, O_RDONLY | O_CLOEXEC);
@@ -54,7 +54,7 @@ bool redis_password_read(const char *path, struct secret **password, const char 
     return good;
 }
 
-static void free_store(struct redis_store *redis)
+void redis_settings_destroy(struct redis_store *redis)
 {
     secret_destroy(redis->password);
     redis_scripts_clear(&redis->scripts);
@@ -81,7 +81,7 @@ static bool take_settings(struct redis_store *redis, const struct config *config
         return false;
     }
     if (settings->password_file.length > 0 &&
-        !redis_password_read(settings->password_file.data, &redis->password, &wrong)) {
+        !read_password(settings->password_file.data, &redis->password, &wrong)) {
         *problem = problem_text("password_file", wrong);
         return false;
     }
@@ -98,39 +98,65 @@ static bool take_settings(struct redis_store *redis, const struct config *config
     return true;
 }
 
-static void *create(struct store *store, const struct config *config, char **problem,
-                    int *exit_status)
+static struct redis_store *make_settings(const struct config *config, char **problem,
+                                         int *exit_status)
 {
     struct redis_store *redis = calloc(1, sizeof *redis);
-    struct redis_facts facts;
-    char *refusal = NULL;
 
     if (!redis) {
         *exit_status = EX_OSERR;
         *problem = problem_text("out of memory", NULL);
         return NULL;
     }
-    redis->store = store;
     atomic_init(&redis->durability, STORE_NOT_DURABLE);
     (void)pthread_mutex_init(&redis->lock, NULL);
     if (!take_settings(redis, config, problem, exit_status)) {
-        free_store(redis);
+        redis_settings_destroy(redis);
         return NULL;
     }
-    /* What can't work at all is said now, when somebody looks. Away is no reason: it may come. */
-    if (redis_facts_ask(redis, &facts, REDIS_ATTEMPT_MS)) {
-        const char *why = redis_facts_refusal(&facts);
+    return redis;
+}
 
-        if (!why && redis->require_durable && redis_facts_durability(&facts) != STORE_DURABLE) {
-            why = "require_durable is set, and this Redis can lose what it has confirmed; set "
-                  "appendonly yes, appendfsync always and maxmemory-policy noeviction";
-        }
-        refusal = why ? problem_text(why, NULL) : NULL;
+struct redis_store *redis_settings_create(const struct config *config, char **problem)
+{
+    int exit_status = 0;
+
+    return make_settings(config, problem, &exit_status);
+}
+
+/* What can't work at all is said at the start, when somebody looks. Away is no reason to refuse: it
+ * may come. */
+static const char *refusal_at_start(struct redis_store *redis)
+{
+    struct redis_facts facts;
+    const char *refusal;
+
+    if (redis_facts_ask(redis, &facts, REDIS_ATTEMPT_MS)) {
+        return NULL;
     }
+    refusal = redis_facts_refusal(&facts);
+    if (!refusal && redis->require_durable && redis_facts_durability(&facts) != STORE_DURABLE) {
+        refusal = "require_durable is set, and this Redis can lose what it has confirmed; set "
+                  "appendonly yes, appendfsync always and maxmemory-policy noeviction there";
+    }
+    return refusal;
+}
+
+static void *create(struct store *store, const struct config *config, char **problem,
+                    int *exit_status)
+{
+    struct redis_store *redis = make_settings(config, problem, exit_status);
+    const char *refusal = NULL;
+
+    if (!redis) {
+        return NULL;
+    }
+    redis->store = store;
+    refusal = refusal_at_start(redis);
     if (refusal) {
         *exit_status = EX_CONFIG;
-        *problem = refusal;
-        free_store(redis);
+        *problem = problem_text(refusal, NULL);
+        redis_settings_destroy(redis);
         return NULL;
     }
     return redis;
@@ -138,7 +164,7 @@ static void *create(struct store *store, const struct config *config, char **pro
 
 static void destroy(void *data)
 {
-    free_store(data);
+    redis_settings_destroy(data);
 }
 
 static void adopt(UNUSED void *data, UNUSED const struct config *config)

@@ -89,6 +89,7 @@ struct redis_facts {
     char replication_id[REDIS_ID_MAXIMUM];
     char epoch[REDIS_ID_MAXIMUM]; /* the key <prefix>:epoch */
     bool epoch_is_new;            /* it wasn't there */
+    char write_problem[160];      /* of redis_facts_ask(): why podgate can't write; empty: it can */
     uint64_t time_ms;             /* Redis's clock */
     uint64_t asked_wall_ms;       /* ours, when it was asked */
 };
@@ -98,6 +99,9 @@ void redis_facts_read_info(struct redis_facts *facts, struct view info);
 
 /* Takes up one answer of CONFIG GET. Pure. */
 void redis_facts_read_config(struct redis_facts *facts, struct view name, struct view value);
+
+/* Takes up the answer of TIME. Pure. */
+void redis_facts_read_time(struct redis_facts *facts, const struct redisReply *answer);
 
 /* What can be lost that Redis has confirmed. Pure. */
 enum store_durability redis_facts_durability(const struct redis_facts *facts);
@@ -111,11 +115,12 @@ bool redis_facts_may_evict(const struct redis_facts *facts);
 /* "always", "everysec", "no" or "unknown". */
 const char *redis_fsync_text(enum redis_fsync fsync);
 
-/* Connects, asks and waits (store_redis_ask.c), no step longer than timeout_ms. False: not reached,
- * or not let in. Main thread; blocks. */
+/* Connects, asks and waits (store_redis_ask.c), no step longer than timeout_ms. NULL: `facts` is
+ * filled as far as the user may ask; else a literal: why it wasn't reached, or not let in. Main
+ * thread; blocks. */
 struct redis_store;
-MUST_CHECK bool redis_facts_ask(struct redis_store *store, struct redis_facts *facts,
-                                uint64_t timeout_ms);
+MUST_CHECK const char *redis_facts_ask(struct redis_store *store, struct redis_facts *facts,
+                                       uint64_t timeout_ms);
 
 /* ---- scripts (store_redis_scripts.c) --------------------------------------------------------- */
 
@@ -227,6 +232,7 @@ struct redis_decoded {
     char *memory;
     struct redis_position last; /* where a list stopped; not set: at its end */
     struct view top;
+    uint64_t marked;
     uint64_t bytes;
     const struct redis_oldest *oldest;
     size_t oldest_count;
@@ -467,9 +473,12 @@ struct redis_store {
     void *on_loss_argument;
 };
 
-/* Reads the file that holds the password. False: `*problem` is a literal. May block. */
-MUST_CHECK bool redis_password_read(const char *path, struct secret **password,
-                                    const char **problem);
+/* The settings alone, without a store: for the doctor. NULL: `*problem` is for free(). Main thread;
+ * may block. */
+struct redis_store *redis_settings_create(const struct config *config, char **problem);
+
+/* Frees what redis_settings_create() gave. */
+void redis_settings_destroy(struct redis_store *redis);
 
 /* A client's connection came or went: state, metrics, one log line per change. `reason` counts when
  * it went. On the client's loop. */

@@ -2,6 +2,7 @@
 
 #include <event2/event.h>
 #include <hiredis/hiredis.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -83,9 +84,7 @@ static bool ask_sentinels(struct redis_store *store, uint64_t timeout_ms, struct
                 redisCommand(context, "SENTINEL get-master-addr-by-name %s", store->address.master);
         }
         good = answer && redis_sentinel_read(answer, &host) && look_up(&host, timeout_ms, peer);
-        if (answer) {
-            freeReplyObject(answer);
-        }
+        freeReplyObject(answer);
         if (context) {
             redisFree(context);
         }
@@ -96,23 +95,38 @@ static bool ask_sentinels(struct redis_store *store, uint64_t timeout_ms, struct
     return false;
 }
 
-static bool authenticate(struct redis_store *store, struct redisContext *context)
+static bool is_error(const struct redisReply *answer)
+{
+    return !answer || answer->type == REDIS_REPLY_ERROR;
+}
+
+/* NULL: let in. */
+static const char *authenticate(struct redis_store *store, struct redisContext *context)
 {
     struct view password = secret_view(store->password);
     struct redisReply *answer;
     bool good;
 
-    if (!store->password) {
-        return true;
-    }
-    answer = store->user
-                 ? redisCommand(context, "AUTH %s %b", store->user, password.data, password.length)
-                 : redisCommand(context, "AUTH %b", password.data, password.length);
-    good = answer && answer->type == REDIS_REPLY_STATUS;
-    if (answer) {
+    if (store->password) {
+        answer = store->user ? redisCommand(context, "AUTH %s %b", store->user, password.data,
+                                            password.length)
+                             : redisCommand(context, "AUTH %b", password.data, password.length);
+        good = !is_error(answer);
         freeReplyObject(answer);
+        if (!good) {
+            return "it refuses the user and password";
+        }
     }
-    return good;
+    answer = redisCommand(context, "SELECT %u", store->address.database);
+    good = !is_error(answer);
+    freeReplyObject(answer);
+    if (context->err) {
+        return "it does not answer";
+    }
+    return good              ? NULL
+           : store->password ? "it refuses the number of the database"
+                             : "it wants a password (password_file), or refuses the number of the "
+                               "database";
 }
 
 static void ask_config(struct redisContext *context, const char *name, struct redis_facts *facts)
@@ -124,43 +138,79 @@ static void ask_config(struct redisContext *context, const char *name, struct re
         redis_facts_read_config(facts, view_of_string(name),
                                 view_make(answer->element[1]->str, answer->element[1]->len));
     }
-    if (answer) {
-        freeReplyObject(answer);
-    }
+    freeReplyObject(answer);
 }
 
-bool redis_facts_ask(struct redis_store *store, struct redis_facts *facts, uint64_t timeout_ms)
+static void ask_time(struct redisContext *context, struct redis_facts *facts)
 {
-    struct redis_peer peer = {.is_unix = store->address.is_unix};
+    struct redisReply *answer = redisCommand(context, "TIME");
+
+    if (answer) {
+        redis_facts_read_time(facts, answer);
+    }
+    freeReplyObject(answer);
+}
+
+/* A script that writes, as all of podgate's do. */
+static void try_to_write(struct redis_store *store, struct redisContext *context,
+                         struct redis_facts *facts)
+{
+    struct redisReply *answer =
+        redisCommand(context, "EVAL %s 1 %s:probe",
+                     "return redis.call('SET',KEYS[1],'doctor','PX','60000')", store->prefix);
+
+    if (is_error(answer)) {
+        (void)snprintf(facts->write_problem, sizeof facts->write_problem, "%s",
+                       answer ? answer->str : "it does not answer");
+    }
+    freeReplyObject(answer);
+}
+
+static const char *find_peer(struct redis_store *store, uint64_t timeout_ms,
+                             struct redis_peer *peer)
+{
+    *peer = (struct redis_peer){.is_unix = store->address.is_unix};
+    if (peer->is_unix) {
+        memcpy(peer->text, store->address.path, sizeof peer->text);
+        return NULL;
+    }
+    if (store->address.is_sentinel) {
+        return ask_sentinels(store, timeout_ms, peer) ? NULL
+                                                      : "no Sentinel names a master of this name";
+    }
+    return look_up(&store->address.hosts[0], timeout_ms, peer) ? NULL : "its name has no address";
+}
+
+const char *redis_facts_ask(struct redis_store *store, struct redis_facts *facts,
+                            uint64_t timeout_ms)
+{
+    struct redis_peer peer;
     struct redisContext *context;
-    struct redisReply *answer = NULL;
+    struct redisReply *answer;
+    const char *failure = find_peer(store, timeout_ms, &peer);
 
     memset(facts, 0, sizeof *facts);
-    if (peer.is_unix) {
-        memcpy(peer.text, store->address.path, sizeof peer.text);
-    } else if (store->address.is_sentinel) {
-        if (!ask_sentinels(store, timeout_ms, &peer)) {
-            return false;
-        }
-    } else if (!look_up(&store->address.hosts[0], timeout_ms, &peer)) {
-        return false;
+    if (failure) {
+        return failure;
     }
     context = open_peer(&peer, timeout_ms);
     if (!context) {
-        return false;
+        return "no connection";
     }
-    facts->asked_wall_ms = clock_wall_ms();
-    if (authenticate(store, context)) {
+    failure = authenticate(store, context);
+    if (!failure) {
         answer = redisCommand(context, "INFO");
-    }
-    if (answer && answer->type == REDIS_REPLY_STRING) {
-        redis_facts_read_info(facts, view_make(answer->str, answer->len));
+        if (answer && answer->type == REDIS_REPLY_STRING) {
+            redis_facts_read_info(facts, view_make(answer->str, answer->len));
+        }
+        freeReplyObject(answer);
         ask_config(context, "appendfsync", facts);
         ask_config(context, "maxmemory-policy", facts);
-    }
-    if (answer) {
-        freeReplyObject(answer);
+        facts->asked_wall_ms = clock_wall_ms();
+        ask_time(context, facts);
+        try_to_write(store, context, facts);
+        failure = context->err ? "it does not answer" : NULL;
     }
     redisFree(context);
-    return facts->has_info;
+    return failure;
 }

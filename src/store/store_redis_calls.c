@@ -245,7 +245,7 @@ static bool repeat_on(struct redis_work *work)
     struct part *part = &work->parts[0];
     struct redis_decoded *decoded = &part->decoded;
 
-    work->count += decoded->reply.count;
+    work->count += (size_t)decoded->marked;
     if (!decoded->last.is_set || decoded->last.member.length > sizeof work->member ||
         decoded->top.length > sizeof work->top) {
         decoded->reply.count = work->count;
@@ -433,6 +433,21 @@ static void take_error(struct part *part, struct view text)
     }
 }
 
+/* True when the answer has the list that the script gives, or none. */
+static bool has_right_list(unsigned script, const struct store_reply *reply)
+{
+    if (reply->count == 0) {
+        return true;
+    }
+    if (script == STORE_LIST_UNKNOWN) {
+        return reply->submits != NULL;
+    }
+    if (script == STORE_LIST_ENDPOINTS) {
+        return reply->endpoints != NULL;
+    }
+    return reply->jobs != NULL;
+}
+
 static void take_answer(struct part *part, const struct redisReply *answer)
 {
     struct redis_work *work = part->work;
@@ -443,6 +458,9 @@ static void take_answer(struct part *part, const struct redisReply *answer)
         return;
     }
     redis_decode(answer, work->client->client->store->budget, decoded);
+    if (!has_right_list(part->script, &decoded->reply)) {
+        decoded->reply.result = STORE_BROKEN;
+    }
     if (decoded->reply.result == STORE_BROKEN || decoded->bad_count > 0 || decoded->malformed > 0) {
         note_malformed(work->client, decoded, VIEW("not a value of podgate's"));
     }

@@ -1,5 +1,6 @@
 #include "build_config.h"
 
+#include <hiredis/hiredis.h>
 #include <string.h>
 
 #include "store/store_redis.h"
@@ -92,6 +93,22 @@ void redis_facts_read_config(struct redis_facts *facts, struct view name, struct
                                                              : REDIS_FSYNC_NO;
     } else if (view_equal(name, VIEW("maxmemory-policy"))) {
         take(value, facts->policy, sizeof facts->policy);
+    }
+}
+
+void redis_facts_read_time(struct redis_facts *facts, const struct redisReply *answer)
+{
+    uint64_t seconds = 0;
+    uint64_t microseconds = 0;
+
+    if (answer->type == REDIS_REPLY_ARRAY && answer->elements == 2 &&
+        answer->element[0]->type == REDIS_REPLY_STRING &&
+        answer->element[1]->type == REDIS_REPLY_STRING &&
+        view_parse_u64(view_make(answer->element[0]->str, answer->element[0]->len), UINT32_MAX,
+                       &seconds) &&
+        view_parse_u64(view_make(answer->element[1]->str, answer->element[1]->len), 999999,
+                       &microseconds)) {
+        facts->time_ms = seconds * 1000 + microseconds / 1000;
     }
 }
 

@@ -46,18 +46,6 @@ static void take_config(struct redis_facts *facts, const struct redisReply *answ
     }
 }
 
-static void take_time(struct redis_facts *facts, const struct redisReply *answer)
-{
-    uint64_t seconds = 0;
-    uint64_t microseconds = 0;
-
-    if (answer->type == REDIS_REPLY_ARRAY && answer->elements == 2 &&
-        view_parse_u64(text_of(answer->element[0]), UINT32_MAX, &seconds) &&
-        view_parse_u64(text_of(answer->element[1]), 999999, &microseconds)) {
-        facts->time_ms = seconds * 1000 + microseconds / 1000;
-    }
-}
-
 static void finish(struct redis_link *link)
 {
     const char *problem = NULL;
@@ -100,7 +88,7 @@ static void on_answer(void *argument, const struct redisReply *answer, UNUSED bo
     case STEP_POLICY: take_config(&link->facts, answer); break;
     case STEP_NEW_EPOCH: link->facts.epoch_is_new = answer->type == REDIS_REPLY_STATUS; break;
     case STEP_EPOCH: keep(text_of(answer), link->facts.epoch); break;
-    case STEP_TIME: take_time(&link->facts, answer); break;
+    case STEP_TIME: redis_facts_read_time(&link->facts, answer); break;
     case STEP_AUTH:
     case STEP_SELECT:
     case STEP_NAME:

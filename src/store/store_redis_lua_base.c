@@ -91,17 +91,15 @@ const char *const redis_lua_prelude[] = {
 
 const char *const redis_lua_jobs[] = {
     /* Jobs: v1 hashes, and the indexes that name them. */
-    "local "
-    "JF={'v','u','t','k','kd','s','f','g','sm','em','xm','tt','ex','dl','rb','sb','en','dg','ib',",
-    "  "
-    "'cw','pg','du','dd','fe','ms','mc','fc','cc','ie','is','li','lu','cb','pu','sid','rid','dp'}",
-    "local "
-    "JN={kd=1,g=1,sm=1,em=1,xm=1,tt=1,ex=1,dl=1,rb=1,sb=1,en=1,ib=1,cw=1,pg=1,du=1,dd=1,fe=1,ms=1,",
-    "  mc=1,fc=1,cc=1,ie=1,is=1,lu=1,cb=1,pu=1}",
+    "local JF={'v','u','t','k','kd','s','f','g','sm','em','xm','tt','ex','dl',",
+    "  'rb','sb','en','dg','ib','cw','pg','du','dd','fe','ms','mc','fc','cc',",
+    "  'ie','is','li','lu','cb','pu','sid','rid','dp'}",
+    "local JN={}",
+    "for _,f in ipairs({'kd','g','sm','em','xm','tt','ex','dl','rb','sb','en','ib','cw','pg',",
+    "  'du','dd','fe','ms','mc','fc','cc','ie','is','lu','cb','pu'}) do JN[f]=1 end",
     "local JZ={ex=1,dl=1}",
-    "local "
-    "STATES={IN_QUEUE=1,IN_PROGRESS=1,RUNNING=1,COMPLETED=2,FAILED=2,CANCELLED=2,TIMED_OUT=2,",
-    "  LOST=2,TTL_EXPIRED=2}",
+    "local STATES={IN_QUEUE=1,IN_PROGRESS=1,RUNNING=1,COMPLETED=2,FAILED=2,CANCELLED=2,",
+    "  TIMED_OUT=2,LOST=2,TTL_EXPIRED=2}",
     "local FATES={none=1,kept=1,too_large=1,expired=1,evicted=1,deleted=1}",
     "local function of(kind,n) return B..kind..':'..n end",
     "local function load(n)",
@@ -239,8 +237,8 @@ const char *const redis_lua_jobs[] = {
     "  local j={n=n}",
     "  local u=S('upstream_id')",
     "  put(j,{v='1',t=team,k=key,kd=kind,s='IN_QUEUE',f='none',g=1,sm=now,tt=N('ttl'),",
-    "    u=u~='' and u or false,du=now+N('due'),dd=now+N('deadline'),sid=sid~='' and sid or "
-    "false})",
+    "    u=u~='' and u or false,du=now+N('due'),dd=now+N('deadline'),",
+    "    sid=sid~='' and sid or false})",
     "  list(j)",
     "  schedule(j,j.du)",
     "  tally({},sums(j))",
@@ -265,10 +263,9 @@ const char *const redis_lua_jobs[] = {
     "  ix('ZREM',B..'kept',j.n)",
     "  ix('ZREM',B..'expiry',j.n)",
     "  ix('ZREM',B..'cancels',j.n)",
-    "  "
-    "put(j,{g=g+1,s='IN_QUEUE',f='none',sm=now,em=0,xm=0,ex=false,dl=false,rb=0,sb=0,en=0,dg=false,"
-    "cw=0,",
-    "    pg=0,du=now+N('due'),dd=now+N('deadline'),li=false,lu=0,ms=0,mc=0,fc=0,cc=0,cb=0,pu=0,",
+    "  put(j,{g=g+1,s='IN_QUEUE',f='none',sm=now,em=0,xm=0,ex=false,dl=false,",
+    "    rb=0,sb=0,en=0,dg=false,cw=0,pg=0,du=now+N('due'),",
+    "    dd=now+N('deadline'),li=false,lu=0,ms=0,mc=0,fc=0,cc=0,cb=0,pu=0,",
     "    kd=N('kind'),rid=sid~='' and sid or false})",
     "  if u~='' then put(j,{u=u~=id and u or false}) end",
     "  list(j)",
@@ -314,8 +311,9 @@ const char *const redis_lua_submits[] = {
     "  end",
     "  return o",
     "end",
-    "local function index_key(team,ep,op,key) return "
-    "B..'idem:'..str(op)..':'..team..'/'..ep..'/'..key end",
+    "local function index_key(team,ep,op,key)",
+    "  return B..'idem:'..str(op)..':'..team..'/'..ep..'/'..key",
+    "end",
     "local function index_of(s)",
     "  if s.i then return index_key(s.t,s.e,s.o or 0,s.i) end",
     "end",
@@ -325,9 +323,8 @@ const char *const redis_lua_submits[] = {
     "  local function opt(k) local v=S(k); return v~='' and v or false end",
     "  redis.call('DEL',submit_key(id))",
     "  submit_put(s,{v='1',t=S('submit_team'),k=S('submit_key'),e=S('submit_endpoint'),",
-    "    "
-    "j=opt('submit_job'),i=opt('submit_idem'),n=opt('submit_instance'),o=N('submit_operation'),",
-    "    s=state,dg=opt('submit_digest'),cm=now})",
+    "    j=opt('submit_job'),i=opt('submit_idem'),n=opt('submit_instance'),",
+    "    o=N('submit_operation'),s=state,dg=opt('submit_digest'),cm=now})",
     "  return s",
     "end",
     "local function forget(s)",

@@ -191,10 +191,13 @@ const char *const redis_lua_get_cursor[] = {
 const char *const redis_lua_set_cursor[] = {
     "local j,e=load(name())",
     "if not j then return reply(e) end",
-    "if N('generation')>0 and j.g~=N('generation') then return reply('CONFLICT','job',out(j)) end",
+    /* A late write must not skip chunks of a retried run. */
+    "if N('generation')>0 and j.g~=N('generation') then",
+    "  return reply('CONFLICT','job',out(j))",
+    "end",
     "local key=of('cursor',j.n)",
-    "local r=redis.pcall('HSET',key,S('consumer'),str(N('from'))..' '..(N('over')>0 and '1' or "
-    "'0'))",
+    "local value=str(N('from'))..' '..(N('over')>0 and '1' or '0')",
+    "local r=redis.pcall('HSET',key,S('consumer'),value)",
     "if type(r)=='table' then bad[#bad+1]=key; return reply('BROKEN') end",
     "if j.f=='kept' then redis.call('PEXPIREAT',key,str(j.xm))",
     "elseif ended(j) then redis.call('PEXPIREAT',key,str(now+DAY)) end",

@@ -359,9 +359,9 @@ const char *const redis_lua_count[] = {
     "for _,ep in ipairs(ix('SMEMBERS',B..'endpoints')) do",
     "  outstanding=outstanding+ix('ZCARD',of('due',ep))+ix('ZCARD',of('ready',ep))",
     "end",
-    "return "
-    "reply('OK','counts',{str(ix('ZCARD',B..'all')),str(outstanding),at('f:kept'),at('bytes'),",
-    "  str(ix('ZCARD',B..'unknown')),at('f:none'),at('f:kept'),at('f:too_large'),at('f:expired'),",
+    "return reply('OK','counts',{str(ix('ZCARD',B..'all')),str(outstanding),at('f:kept'),",
+    "  at('bytes'),str(ix('ZCARD',B..'unknown')),at('f:none'),",
+    "  at('f:kept'),at('f:too_large'),at('f:expired'),",
     "  at('f:evicted'),at('f:deleted'),at('lost'),at('ttl')})",
     NULL,
 };

@@ -9,8 +9,8 @@
 
 const char *const redis_lua_claim_submit[] = {
     "local id=S('submit_id')",
-    "local "
-    "k=index_key(S('submit_team'),S('submit_endpoint'),N('submit_operation'),S('submit_idem'))",
+    "local k=index_key(S('submit_team'),S('submit_endpoint'),N('submit_operation'),",
+    "  S('submit_idem'))",
     "local old=redis.pcall('GET',k)",
     "local fence=us",
     "if type(old)=='table' then bad[#bad+1]=k; return reply('BROKEN') end",
@@ -30,8 +30,10 @@ const char *const redis_lua_claim_submit[] = {
     "      if state<2 then return reply('BUSY') end",
     "      if state==2 then",
     "        local answer=redis.pcall('GET',B..'answer:'..old)",
-    "        if type(answer)=='table' then bad[#bad+1]=B..'answer:'..old; return reply('BROKEN') "
-    "end",
+    "        if type(answer)=='table' then",
+    "          bad[#bad+1]=B..'answer:'..old",
+    "          return reply('BROKEN')",
+    "        end",
     "        return reply('REPLAY','submit',submit_out(s),'body',answer)",
     "      end",
     "      if N('accept_duplicate')==0 then return reply('UNKNOWN','submit',submit_out(s)) end",
@@ -110,8 +112,8 @@ const char *const redis_lua_settle_submit[] = {
     "  end",
     "  if A.dedupe then",
     "    put(j,{dp=A.dedupe})",
-    "    "
-    "redis.call('SET',B..'dedupe:'..j.t..'/'..S('submit_endpoint')..'/'..A.dedupe,S('submit_job'))",
+    "    local key=B..'dedupe:'..j.t..'/'..S('submit_endpoint')..'/'..A.dedupe",
+    "    redis.call('SET',key,S('submit_job'))",
     "  end",
     "  begin(j)",
     "end",
@@ -161,8 +163,9 @@ const char *const redis_lua_list_unknown[] = {
     "    if not (A.position and r[i+1]==S('position') and r[i]<=S('member')) then",
     "      local s,e=submit(r[i])",
     "      if s and s.s==4 then",
-    "        if (team=='' or s.t==team) and (ep=='' or s.e==ep) then found[#found+1]=submit_out(s) "
-    "end",
+    "        if (team=='' or s.t==team) and (ep=='' or s.e==ep) then",
+    "          found[#found+1]=submit_out(s)",
+    "        end",
     "      else",
     "        ix('ZREM',B..'unknown',r[i])",
     "        at=at-1",
@@ -213,8 +216,9 @@ const char *const redis_lua_find_duplicate[] = {
     "local j,e=load(S('endpoint')..'/'..id)",
     "if not j then return reply(e) end",
     "if j.t~=S('team') then return reply('ABSENT') end",
-    "if ended(j) and not (j.s=='COMPLETED' and j.f=='kept' and j.xm>now) then return "
-    "reply('ABSENT') end",
+    "if ended(j) and not (j.s=='COMPLETED' and j.f=='kept' and j.xm>now) then",
+    "  return reply('ABSENT')",
+    "end",
     "return reply('OK','job',out(j))",
     NULL,
 };

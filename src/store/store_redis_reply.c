@@ -273,24 +273,34 @@ static bool read_one_submit(struct arena *arena, const struct redisReply *value,
     return read_submit(arena, value, &decoded->reply.submit);
 }
 
+/* An answer has one list at the most, whose length is reply.count. */
+static bool has_list(const struct redis_decoded *decoded)
+{
+    return decoded->reply.count > 0 || decoded->reply.jobs || decoded->reply.submits ||
+           decoded->reply.endpoints;
+}
+
 static bool read_jobs(struct arena *arena, const struct redisReply *value,
                       UNUSED struct body_budget *budget, struct redis_decoded *decoded)
 {
     struct store_job *jobs;
+    size_t count = 0;
 
-    if (!is_array(value) || !(jobs = take(arena, value->elements, sizeof *jobs))) {
+    if (has_list(decoded) || !is_array(value) ||
+        !(jobs = take(arena, value->elements, sizeof *jobs))) {
         return false;
     }
     for (size_t i = 0; i < value->elements; i++) {
-        memset(&jobs[decoded->reply.count], 0, sizeof *jobs);
+        memset(&jobs[count], 0, sizeof *jobs);
         /* One bad record doesn't spoil the list. */
-        if (read_job(arena, value->element[i], &jobs[decoded->reply.count])) {
-            decoded->reply.count++;
+        if (read_job(arena, value->element[i], &jobs[count])) {
+            count++;
         } else {
             decoded->malformed++;
         }
     }
     decoded->reply.jobs = jobs;
+    decoded->reply.count = count;
     return true;
 }
 
@@ -298,19 +308,22 @@ static bool read_submits(struct arena *arena, const struct redisReply *value,
                          UNUSED struct body_budget *budget, struct redis_decoded *decoded)
 {
     struct store_submit *submits;
+    size_t count = 0;
 
-    if (!is_array(value) || !(submits = take(arena, value->elements, sizeof *submits))) {
+    if (has_list(decoded) || !is_array(value) ||
+        !(submits = take(arena, value->elements, sizeof *submits))) {
         return false;
     }
     for (size_t i = 0; i < value->elements; i++) {
-        memset(&submits[decoded->reply.count], 0, sizeof *submits);
-        if (read_submit(arena, value->element[i], &submits[decoded->reply.count])) {
-            decoded->reply.count++;
+        memset(&submits[count], 0, sizeof *submits);
+        if (read_submit(arena, value->element[i], &submits[count])) {
+            count++;
         } else {
             decoded->malformed++;
         }
     }
     decoded->reply.submits = submits;
+    decoded->reply.count = count;
     return true;
 }
 
@@ -371,7 +384,7 @@ static bool read_endpoints(struct arena *arena, const struct redisReply *value,
     struct store_endpoint_count *endpoints;
     size_t count;
 
-    if (!is_array(value) || value->elements % 3 != 0) {
+    if (has_list(decoded) || !is_array(value) || value->elements % 3 != 0) {
         return false;
     }
     count = value->elements / 3;
@@ -467,17 +480,19 @@ static bool read_bad(struct arena *arena, const struct redisReply *value,
                      UNUSED struct body_budget *budget, struct redis_decoded *decoded)
 {
     struct view *bad;
+    size_t count = 0;
 
-    if (!is_array(value) || !(bad = take(arena, value->elements, sizeof *bad))) {
+    if (decoded->bad || !is_array(value) || !(bad = take(arena, value->elements, sizeof *bad))) {
         return false;
     }
     for (size_t i = 0; i < value->elements; i++) {
         if (is_bytes(value->element[i]) && value->element[i]->len <= ID_WORD_MAXIMUM &&
-            keep(arena, value->element[i], &bad[decoded->bad_count])) {
-            decoded->bad_count++;
+            keep(arena, value->element[i], &bad[count])) {
+            count++;
         }
     }
     decoded->bad = bad;
+    decoded->bad_count = count;
     return true;
 }
 
@@ -497,6 +512,7 @@ static bool read_named_number(struct view name, const struct redisReply *value,
         {VIEW("position"), &reply->cursor_position},
         {VIEW("expired"), &reply->expired},
         {VIEW("bytes"), &decoded->bytes},
+        {VIEW("count"), &decoded->marked},
     };
 
     for (size_t i = 0; i < ARRAY_LENGTH(places); i++) {
@@ -506,18 +522,14 @@ static bool read_named_number(struct view name, const struct redisReply *value,
                    read_number(value, UINT64_MAX, places[i].place);
         }
     }
-    *is_known = view_equal(name, VIEW("over")) || view_equal(name, VIEW("input_encoding")) ||
-                view_equal(name, VIEW("count"));
-    if (!*is_known || !read_number(value, SIZE_MAX, &number)) {
+    *is_known = view_equal(name, VIEW("over")) || view_equal(name, VIEW("input_encoding"));
+    if (!*is_known || !read_number(value, 1, &number)) {
         return false;
     }
-    if (view_equal(name, VIEW("count"))) {
-        reply->count = (size_t)number;
-    } else if (view_equal(name, VIEW("over"))) {
+    if (view_equal(name, VIEW("over"))) {
         reply->cursor_ended = number == 1;
     } else {
         reply->input_encoding = number == 1 ? STORE_ENCODING_ZSTD : STORE_ENCODING_IDENTITY;
-        return number <= 1;
     }
     return true;
 }
