@@ -3,6 +3,7 @@
 #include "gateway/stream.h"
 
 #include "base/clock.h"
+#include "gateway/flight.h"
 #include "gateway/relay.h"
 #include "gateway/stream_private.h"
 #include "model/job.h"
@@ -187,7 +188,7 @@ static void begin(struct request *request, const struct stream_facts *facts)
 
 /* The same for a job of another team's and one that never was: one question to the store, and the
  * same bytes. */
-static void on_job(struct request *request, const struct store_reply *reply)
+static void judge_job(struct request *request, const struct store_reply *reply)
 {
     struct stream_facts facts = {.known = false};
 
@@ -204,6 +205,88 @@ static void on_job(struct request *request, const struct store_reply *reply)
     begin(request, &facts);
 }
 
+static void ask_job(struct request *request, request_on_store *then)
+{
+    struct store_question question = {
+        .operation = STORE_GET_JOB,
+        .endpoint = request->route.endpoint,
+        .job = request->route.job,
+    };
+
+    if (!request_ask_store(request, &question, then)) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+    }
+}
+
+static struct route status_route(const struct request *request)
+{
+    struct route route = request->route;
+
+    route.operation = ROUTE_STATUS;
+    return route;
+}
+
+static void take_status(struct request *request, struct flight_answer *answer)
+{
+    if (!answer) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+    } else if (answer->refused) {
+        request_refuse(request, PROBLEM_UPSTREAM_UNAVAILABLE, answer->retry_after_s);
+    } else if (answer->failed && answer->problem == PROBLEM_COUNT) {
+        request_refuse_failure(request, answer->failure);
+    } else {
+        ask_job(request, judge_job);
+    }
+    flight_answer_unref(answer);
+}
+
+static void on_status(struct gateway *gateway, struct request_handle handle,
+                      struct flight_answer *answer, enum flight_delivery delivery)
+{
+    struct request *request = request_find(gateway, handle);
+
+    (void)delivery;
+    if (request && request->work == WORK_IN_FLIGHT) {
+        take_status(request, answer);
+    } else {
+        flight_answer_unref(answer);
+    }
+}
+
+/* A job of before podgate, asked for with a key that may take it over: its flight enters it into
+ * the ledger when upstream knows it. */
+static void adopt(struct request *request)
+{
+    struct route route = status_route(request);
+    struct flight_question question = {
+        .handle = request->handle,
+        .route = &route,
+        .team = request->ticket.key->team->name,
+        .key = request->ticket.key->id,
+        .may_adopt = true,
+        .deliver = on_status,
+    };
+    bool joined = false;
+    struct flight_answer *answer = flight_join(request->gateway, &question, &joined);
+
+    if (!answer && joined) {
+        request_move_work(request, WORK_IN_FLIGHT);
+    } else {
+        take_status(request, answer);
+    }
+}
+
+static void on_job(struct request *request, const struct store_reply *reply)
+{
+    bool may_adopt = (request->ticket.key->operations & CONFIG_OPERATION_ADOPT) != 0;
+
+    if (reply->result == STORE_ABSENT && may_adopt) {
+        adopt(request);
+    } else {
+        judge_job(request, reply);
+    }
+}
+
 /* The endpoint `flash` is another one for each caller's fields: nothing of it is kept. */
 static void start_alone(struct request *request)
 {
@@ -218,20 +301,12 @@ static void start_alone(struct request *request)
 
 void stream_start(struct request *request)
 {
-    struct store_question question = {
-        .operation = STORE_GET_JOB,
-        .endpoint = request->route.endpoint,
-        .job = request->route.job,
-    };
-
     body_unref(request->body);
     request->body = NULL;
     if (request->route.is_flash) {
         start_alone(request);
-        return;
-    }
-    if (!request_ask_store(request, &question, on_job)) {
-        request_refuse(request, PROBLEM_OVERLOADED, 1);
+    } else {
+        ask_job(request, on_job);
     }
 }
 
@@ -242,6 +317,10 @@ void stream_abandon(struct request *request)
     } else if (request->stream_poll) {
         stream_poll_leave(request->stream_poll);
         request->stream_poll = NULL;
+    } else {
+        struct route route = status_route(request);
+
+        flight_leave(request->gateway, request->handle, &route);
     }
 }
 

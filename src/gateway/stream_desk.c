@@ -22,6 +22,7 @@
 enum {
     /* The end is near: chunks wait so long for it, to come in one answer. */
     ENDING_HOLD_MS = 1000,
+    FACTS_FRESH_MS = 500,
 };
 
 static struct gateway *gateway_of(const struct stream_reader *reader)
@@ -492,6 +493,19 @@ static void serve_chunks(struct stream_reader *reader, struct stream_poll *poll,
     }
 }
 
+/* The collector may have seen the job begin or end meanwhile, which the entry tells: it is read
+ * once more before an answer says how the job is. */
+static bool is_worth_a_look(struct stream_reader *reader, struct stream_poll *poll, uint64_t now_ms)
+{
+    if (poll->looked_at_job || now_ms < reader->facts_at_ms + FACTS_FRESH_MS ||
+        reader->streams->draining) {
+        return poll->looked_at_job && reader->refresh_call;
+    }
+    poll->looked_at_job = true;
+    stream_refresh(reader);
+    return reader->refresh_call != NULL;
+}
+
 static void serve(struct stream_reader *reader, struct stream_poll *poll, uint64_t now_ms)
 {
     struct stream_consumer *consumer = poll->of;
@@ -532,7 +546,7 @@ static void serve(struct stream_reader *reader, struct stream_poll *poll, uint64
         } else {
             give(reader, poll, from);
         }
-    } else if (is_late) {
+    } else if (is_late && !is_worth_a_look(reader, poll, now_ms)) {
         give_nothing(reader, poll, from);
     }
 }

@@ -125,6 +125,7 @@ struct stream_poll {
     enum stream_delivery delivery;
     bool looking;
     bool was_ended; /* what the consumer was before this answer */
+    bool looked_at_job;
 
     struct loop_letter letter; /* asks, answers, settles, releases: one at a time */
     struct loop_letter leave_letter;
@@ -188,6 +189,7 @@ struct stream_reader {
     bool dead;
 
     struct stream_facts facts;
+    uint64_t facts_at_ms; /* when they came */
     size_t team_length;
     char team[STREAM_WORD_BYTES];
     struct store_call *refresh_call;

@@ -22,7 +22,7 @@
 
 enum {
     /* How long upstream is asked to wait for a chunk. */
-    WAIT_MS = 10000,
+    WAIT_MS = 5000,
     ENDED_WAIT_MS = 1000, /* the job has ended: nothing is to be waited for */
     MARGIN_MS = 10000,
     /* Between the beginnings of two requests for one job: so fast chunks come together, and an

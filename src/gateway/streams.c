@@ -206,6 +206,7 @@ static struct stream_reader *create_reader(struct streams *streams, struct view 
     memcpy(reader->team, team.data, team.length);
     reader->team_length = team.length;
     reader->facts = *facts;
+    reader->facts_at_ms = clock_mono_ms();
     reader->count = facts->chunk_count;
     reader->stored = facts->chunk_count;
     reader->tail_from = facts->chunk_count;
@@ -246,6 +247,7 @@ void stream_update(struct stream_reader *reader, const struct stream_facts *fact
         return;
     }
     reader->facts = *facts;
+    reader->facts_at_ms = clock_mono_ms();
     if (is_later) {
         restart(reader);
     } else if (facts->chunk_count > reader->count && reader->unstored_bytes == 0) {
@@ -295,9 +297,10 @@ void stream_refresh(struct stream_reader *reader)
 
 enum job_state stream_running_state(const struct stream_reader *reader)
 {
-    enum job_state state = reader->has_seen_state ? reader->seen_state : reader->facts.state;
+    bool is_queued = reader->facts.state == JOB_IN_QUEUE && reader->count == 0 &&
+                     (!reader->has_seen_state || reader->seen_state == JOB_IN_QUEUE);
 
-    return state == JOB_IN_QUEUE && reader->count == 0 ? JOB_IN_QUEUE : JOB_IN_PROGRESS;
+    return is_queued ? JOB_IN_QUEUE : JOB_IN_PROGRESS;
 }
 
 /* ---- the way of a poll ----------------------------------------------------------------------- */

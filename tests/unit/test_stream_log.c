@@ -130,7 +130,7 @@ Test(stream_log, hands_on_the_elements_as_upstream_wrote_them)
                 "\"m\":NaN} ,{\"output\":\"\\u00e9\"}\n] }");
     EXPECT_STREAM(&caller, "{\"status\":\"IN_PROGRESS\",\"stream\":[{\"output\" : "
                            "9007199254740993, \"m\":NaN},{\"output\":\"\\u00e9\"}]}");
-    expect_asked(stream_request(0), "GET /v2/abc/stream/j?wait=10000 HTTP/1.1\r\n");
+    expect_asked(stream_request(0), "GET /v2/abc/stream/j?wait=5000 HTTP/1.1\r\n");
 }
 
 Test(stream_log, gives_a_key_each_chunk_once_and_in_order)
@@ -626,7 +626,10 @@ Test(stream_log, shows_that_the_connection_lives_every_fifteen_seconds)
     pass(1100);
     RUN_UNTIL(caller_has(&caller, "HTTP/1.1 200 OK\r\n"));
     cr_assert_eq(caller_count(&caller, "\r\n:\n\n\r\n"), 1);
-    pass(15100);
+    stream_says(RUNS(""));
+    pass(8000);
+    stream_says(RUNS(""));
+    pass(7200);
     RUN_UNTIL(caller_count(&caller, "\r\n:\n\n\r\n") == 2);
     stream_says(RUNS(ONE(0)));
     RUN_UNTIL(caller_has(&caller, "id: 0\n"));
