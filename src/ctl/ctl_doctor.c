@@ -10,8 +10,9 @@
 
 #include "process/process.h"
 #include "store/input_vault.h"
+#include "store/store_doctor.h"
 
-enum { TEXT_BYTES = 1024 };
+enum { TEXT_BYTES = 1024, TITLE_BYTES = 40 };
 
 static const char *const finding_texts[] = {
     [CTL_GOOD] = "good", [CTL_WARNING] = "warning", [CTL_BAD] = "bad"};
@@ -33,7 +34,7 @@ void ctl_doctor_tell(struct ctl_doctor *doctor, enum ctl_finding finding, int st
                               json_pack("{s:s, s:s, s:s}", "finding", finding_texts[finding],
                                         "what", what, "text", text));
     } else {
-        printf("%-8s %-14s %s\n", finding_texts[finding], what, text);
+        printf("%-8s %-18s %s\n", finding_texts[finding], what, text);
         fflush(stdout);
     }
 }
@@ -65,6 +66,22 @@ static void look_at_secrets(struct ctl_doctor *doctor)
     }
     free(problem);
     input_vault_destroy(vault);
+}
+
+/* ---- Redis ----------------------------------------------------------------------------------- */
+
+static void tell_of_redis(void *argument, enum store_doctor_level level, const char *what,
+                          const char *text)
+{
+    static const enum ctl_finding findings[] = {
+        [STORE_DOCTOR_GOOD] = CTL_GOOD,
+        [STORE_DOCTOR_WARNING] = CTL_WARNING,
+        [STORE_DOCTOR_BAD] = CTL_BAD,
+    };
+    char title[TITLE_BYTES];
+
+    snprintf(title, sizeof title, "redis %s", what);
+    ctl_doctor_tell(argument, findings[level], EX_UNAVAILABLE, title, "%s", text);
 }
 
 /* ---- a running podgate ----------------------------------------------------------------------- */
@@ -120,6 +137,9 @@ int ctl_doctor(int count, UNUSED char **words, const struct ctl_options *options
     ctl_doctor_tell(&doctor, CTL_GOOD, EX_OK, "configuration", "%s", config->file.data);
     look_at_secrets(&doctor);
     ctl_doctor_file(&doctor);
+    if (config->store.backend == CONFIG_STORE_REDIS) {
+        store_redis_doctor(config, tell_of_redis, &doctor);
+    }
     ctl_doctor_upstream(&doctor);
     look_at_running(&doctor, options);
     config_unref(config);

@@ -346,3 +346,77 @@ def test_an_input_key_that_is_none_is_told_before_the_start(podgate, sim, tmp_pa
         assert status == EX_CONFIG and "input_key_file" in errors + output
     secret.write_text("00" * 32 + "\n")
     assert run("check", "-c", gateway.config_path)[0] == 0
+
+
+# ---- doctor and Redis ----------------------------------------------------------------------------
+
+@pytest.fixture
+def make_redis(tmp_path):
+    """Starts a Redis of the test's own; options as on its command line."""
+    made = []
+
+    def make(*options):
+        port = harness.PORTS.take()
+        directory = tmp_path / f"redis-{len(made)}"
+        server = harness.Program(directory, "redis")
+        server.port = port
+        server.spawn(["redis-server", "--port", str(port), "--bind", "127.0.0.1",
+                      "--dir", str(directory), "--save", "", *options])
+        made.append(server)
+        harness.wait_until(lambda: "Ready to accept connections" in server.output(), 10)
+        return server
+    yield make
+    for server in made:
+        server.kill()
+        harness.PORTS.give_back(server.port)
+
+
+def redis_store(server, **more):
+    return {"backend": "redis", "url": f"redis://127.0.0.1:{server.port}/0", **more}
+
+
+def test_doctor_finds_a_durable_redis_well(podgate, sim, make_redis, socket_path):
+    server = make_redis("--appendonly", "yes", "--appendfsync", "always")
+    gateway = podgate(sim, {"admin_socket": socket_path, "store": redis_store(server)})
+    found = doctor(gateway.config_path)
+    redis = {what: finding for what, (finding, _) in found.items() if what.startswith("redis ")}
+    assert redis and set(redis.values()) == {"good"}, found
+    assert found["podgate"][0] == "good"
+
+
+def about_redis(found, wanted):
+    """Texts of the findings on Redis of this kind."""
+    return [text for what, (finding, text) in found.items()
+            if what.startswith("redis ") and finding == wanted]
+
+
+def test_doctor_warns_of_a_redis_that_can_forget(podgate, sim, make_redis, socket_path):
+    server = make_redis()
+    gateway = podgate(sim, {"admin_socket": socket_path, "store": redis_store(server)}, start=False)
+    gateway.write_config()
+    found = doctor(gateway.config_path)
+    assert any("appendonly" in text for text in about_redis(found, "warning")), found
+    server.kill()
+    assert about_redis(doctor(gateway.config_path, EX_UNAVAILABLE), "bad")
+
+
+def test_doctor_tells_of_a_redis_that_throws_away(podgate, sim, make_redis, socket_path):
+    server = make_redis("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+    gateway = podgate(sim, {"admin_socket": socket_path, "store": redis_store(server)}, start=False)
+    gateway.write_config()
+    found = doctor(gateway.config_path, EX_UNAVAILABLE)
+    assert any("allkeys-lru" in text for text in about_redis(found, "bad")), found
+
+
+def test_doctor_tells_of_a_redis_password(podgate, sim, make_redis, tmp_path, socket_path):
+    server = make_redis("--appendonly", "yes", "--appendfsync", "always", "--requirepass", "sesame")
+    gateway = podgate(sim, {"admin_socket": socket_path, "store": redis_store(server)}, start=False)
+    gateway.write_config()
+    assert "bad" in {finding for what, (finding, _) in
+                     doctor(gateway.config_path, EX_UNAVAILABLE).items()}
+    secret = tmp_path / "password"
+    secret.write_text("sesame\n")
+    secret.chmod(0o600)
+    gateway.options["store"]["password_file"] = str(secret)
+    gateway.write_config()
+    doctor(gateway.config_path)
