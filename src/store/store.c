@@ -78,7 +78,7 @@ struct store *store_create(const struct config *config, struct body_budget *budg
     store->metrics = metrics;
     store->log = log;
     name_instance(store);
-    store->backend = config->store.backend == CONFIG_STORE_REDIS ? &store_redis_backend
+    store->backend = config->store.backend == CONFIG_STORE_REDIS ? &store_spool_backend
                                                                  : &store_embedded_backend;
     store->data = store->backend->create(store, config, problem, exit_status);
     if (!store->data) {
@@ -301,10 +301,18 @@ void store_call_finish(struct store_call *call)
 {
     struct store_client *client = call->client;
     enum store_operation operation = call->question.operation;
+    bool (*before_end)(struct store_call *) = call->before_end;
 
-    metrics_add(client->metrics, METRIC_STORE_CALLS, operation, call->reply.result, 1);
-    metrics_observe(client->metrics, METRIC_STORE_SECONDS, operation,
-                    clock_mono_us() - call->started_us);
+    call->before_end = NULL;
+    if (before_end && before_end(call)) {
+        return;
+    }
+    /* A backend may have operations of its own, which nobody counts. */
+    if (operation < STORE_OPERATIONS) {
+        metrics_add(client->metrics, METRIC_STORE_CALLS, operation, call->reply.result, 1);
+        metrics_observe(client->metrics, METRIC_STORE_SECONDS, operation,
+                        clock_mono_us() - call->started_us);
+    }
     note_ended(client, call);
     if (!call->cancelled) {
         call->done(call->argument, &call->reply);

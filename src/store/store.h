@@ -369,6 +369,7 @@ struct store_reply {
     uint64_t expired;
     uint64_t evicted;
     struct store_counts counts;
+    const void *own; /* of questions that a backend asks itself */
 };
 
 /* How the store is. */

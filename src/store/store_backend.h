@@ -24,6 +24,11 @@ struct store_call {
     char *reply_memory; /* what reply's views point into; free()d with the call */
     struct loop_letter letter;
     void *backend_data;              /* the backend's own, until it ends the call */
+    /* NULL, or asked once when the call is about to end, before anything is counted or told: true
+     * keeps it under way (the spool takes over what Redis failed). On the client's loop. */
+    bool (*before_end)(struct store_call *call);
+    void *before_end_argument;
+    bool was_at_redis; /* the spool's: Redis has answered already */
     struct store_call *running_next; /* the client's calls under way, in no order */
     struct store_call **running_link;
 };

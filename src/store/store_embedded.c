@@ -33,7 +33,7 @@ static const struct operation {
     embedded_operation *run;
     enum embedded_hand hand;
     bool is_durable;
-} operations[STORE_OPERATIONS] = {
+} operations[EMBEDDED_OPERATIONS] = {
     [STORE_CLAIM_SUBMIT] = {embedded_claim_submit, EMBEDDED_WRITER, false},
     [STORE_MARK_SENT] = {embedded_mark_sent, EMBEDDED_WRITER, true}, /* when it has a key */
     [STORE_SETTLE_SUBMIT] = {embedded_settle_submit, EMBEDDED_WRITER, true},
@@ -60,6 +60,13 @@ static const struct operation {
     [STORE_SET_CURSOR] = {embedded_set_cursor, EMBEDDED_WRITER, false},
     [STORE_EXPIRE] = {embedded_expire, EMBEDDED_WRITER, false},
     [STORE_COUNT] = {embedded_count, EMBEDDED_READER, false},
+    [EMBEDDED_IMPORT_JOB] = {embedded_import_job, EMBEDDED_WRITER, false},
+    [EMBEDDED_LIST_SPOOLED] = {embedded_list_spooled, EMBEDDED_READER, false},
+    [EMBEDDED_GET_ANSWER] = {embedded_get_answer, EMBEDDED_READER, false},
+    [EMBEDDED_NEXT_CURSOR] = {embedded_next_cursor, EMBEDDED_READER, false},
+    [EMBEDDED_MARK_DRAINED] = {embedded_mark_drained, EMBEDDED_WRITER, false},
+    [EMBEDDED_REASSERT] = {embedded_reassert, EMBEDDED_WRITER, false},
+    [EMBEDDED_CLEAN_SPOOL] = {embedded_clean_spool, EMBEDDED_WRITER, false},
 };
 
 static bool is_durable(const struct store_call *call)
@@ -136,7 +143,9 @@ static void note_broken(struct embedded *embedded, const struct embedded_work *w
     struct log_line *line =
         log_begin(embedded->hands[work->hand].log, LOG_LEVEL_ERROR, "store_row_broken");
 
-    log_string(line, "operation", store_operation_texts[question->operation]);
+    log_string(line, "operation",
+               question->operation < STORE_OPERATIONS ? store_operation_texts[question->operation]
+                                                      : "spool");
     log_text(line, "endpoint", question->endpoint);
     log_text(line, "job", question->job);
     log_end(line);
@@ -543,7 +552,7 @@ static bool make_hands(struct embedded *embedded)
     return true;
 }
 
-struct embedded *embedded_open(struct store *store, struct view path, char **problem,
+struct embedded *embedded_open(struct store *store, struct view path, bool is_spool, char **problem,
                                int *exit_status)
 {
     struct embedded *embedded = calloc(1, sizeof *embedded);
@@ -557,6 +566,8 @@ struct embedded *embedded_open(struct store *store, struct view path, char **pro
         return NULL;
     }
     embedded->store = store;
+    embedded->is_spool = is_spool;
+    embedded->last_order = clock_wall_ms() * 1000;
     embedded->lock_descriptor = -1;
     embedded->wal_descriptor = -1;
     pthread_mutex_init(&embedded->keeper_lock, NULL);
@@ -656,7 +667,7 @@ enum store_state embedded_state(const struct embedded *embedded)
 static void *create(struct store *store, const struct config *config, char **problem,
                     int *exit_status)
 {
-    return embedded_open(store, config->store.path, problem, exit_status);
+    return embedded_open(store, config->store.path, false, problem, exit_status);
 }
 
 static void destroy(void *data)

@@ -194,6 +194,7 @@ struct embedded_work {
         EMBEDDED_ITEMS_SUBMITS,
         EMBEDDED_ITEMS_ENDPOINTS,
         EMBEDDED_ITEMS_LENGTHS,
+        EMBEDDED_ITEMS_SPOOLED,
     } items_are;
     bool has_job;
     bool has_submit;
@@ -263,6 +264,59 @@ bool embedded_has_expired(const struct embedded_work *work, const struct store_j
 
 typedef enum store_result embedded_operation(struct embedded_work *work);
 
+/* Operations of the spool alone (store_embedded_spool.c), behind those of enum store_operation. In
+ * a spool's file `spool_order` of a job says since when, in order, it holds what Redis hasn't, and
+ * `drained_ms` when Redis got it; an imported job has neither. */
+enum embedded_private_operation {
+    /* Enters what is known of a job of Redis: endpoint, job, upstream_id, team, key, kind, state,
+     * generation, ttl_ms, since_ms (submitted, wall), due_ms and deadline_ms (spans), missing,
+     * missing_since_ms, failures, from (chunks that Redis has). With `ended` it is news for Redis.
+     */
+    EMBEDDED_IMPORT_JOB = STORE_OPERATIONS,
+    /* reply.count items in reply.own (struct embedded_spooled): at most `limit` that Redis hasn't,
+     * oldest first; reply.counts.spooled: how many there are. */
+    EMBEDDED_LIST_SPOOLED,
+    /* reply.body: the answer that submit.id was given. */
+    EMBEDDED_GET_ANSWER,
+    /* The cursor of endpoint, job behind `consumer`: reply.submit.key, cursor_position,
+     * cursor_ended; or STORE_ABSENT. */
+    EMBEDDED_NEXT_CURSOR,
+    /* Redis has endpoint, job as it was when `fence` (its order) was read, or (without job) the
+     * UNKNOWN submit.id. STORE_CONFLICT: it has changed since. */
+    EMBEDDED_MARK_DRAINED,
+    /* Redis has lost what it had: all that it was given counts as news again. reply.count. */
+    EMBEDDED_REASSERT,
+    /* Drops what Redis was given EMBEDDED_KEEP_DRAINED_MS ago; with `ended` also what was only
+     * imported, and empties the schedule. reply.count: jobs that are left. */
+    EMBEDDED_CLEAN_SPOOL,
+    EMBEDDED_OPERATIONS
+};
+enum { EMBEDDED_KEEP_DRAINED_MS = 24 * 3600 * 1000 };
+
+/* One thing that Redis hasn't. */
+struct embedded_spooled {
+    struct store_job job;       /* without id: a submit alone */
+    struct store_submit submit; /* without id: none */
+    enum store_encoding input_encoding;
+    uint64_t order;
+};
+
+/* Calls `visit` for each job that Redis hasn't, with views that live during the call; *count is how
+ * many things it hasn't. Before any client is there. False: the file can't be read. */
+MUST_CHECK bool embedded_visit_spooled(struct embedded *embedded,
+                                       void (*visit)(void *argument, const struct store_job *job),
+                                       void *argument, uint64_t *count);
+
+/* True while the work is on a spool's file and changes what Redis has to know. */
+bool embedded_is_news(const struct embedded_work *work);
+/* Marks a job as news, if the work is. */
+void embedded_note_news(struct embedded_work *work, int64_t row);
+/* Adds one to the reply of EMBEDDED_LIST_SPOOLED. */
+void embedded_reply_add_spooled(struct embedded_work *work, const struct embedded_row *row,
+                                const struct store_submit *submit, uint64_t order);
+
+embedded_operation embedded_import_job, embedded_list_spooled, embedded_get_answer,
+    embedded_next_cursor, embedded_mark_drained, embedded_reassert, embedded_clean_spool;
 /* store_embedded_submits.c */
 embedded_operation embedded_claim_submit, embedded_mark_sent, embedded_settle_submit,
     embedded_list_unknown, embedded_resolve_submit;
@@ -314,6 +368,8 @@ enum embedded_trouble {
 struct embedded {
     struct store *store;
     char *path;
+    bool is_spool;
+    uint64_t last_order; /* the writer's: see spool_order */
     int lock_descriptor;
     int wal_descriptor;
     struct embedded_connection writer;
@@ -352,7 +408,7 @@ struct embedded {
 };
 
 /* Opens, checks, migrates and starts the threads. NULL: as store_create() says. */
-struct embedded *embedded_open(struct store *store, struct view path, char **problem,
+struct embedded *embedded_open(struct store *store, struct view path, bool is_spool, char **problem,
                                int *exit_status);
 
 /* Works off what is queued, checkpoints, closes. */
@@ -368,7 +424,7 @@ enum store_state embedded_state(const struct embedded *embedded);
 
 /* ---- the file (store_embedded_schema.c) ------------------------------------------------------ */
 
-enum { EMBEDDED_SCHEMA_VERSION = 1, EMBEDDED_APPLICATION_ID = 0x706f6467 /* "podg" */ };
+enum { EMBEDDED_SCHEMA_VERSION = 2, EMBEDDED_APPLICATION_ID = 0x706f6467 /* "podg" */ };
 
 /* Takes the lock, makes or checks the file, brings its schema up to date and opens the three
  * connections. False: `*problem` and `*exit_status` as store_create(). */

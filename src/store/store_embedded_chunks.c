@@ -150,6 +150,7 @@ enum store_result embedded_set_cursor(struct embedded_work *work)
                  "INSERT OR REPLACE INTO cursors(row,consumer,position,ended) VALUES(?1,?2,?3,?4)",
                  embedded_row_id(row.id), embedded_text(question->consumer),
                  embedded_number(question->from), embedded_number(question->ended));
+    embedded_note_news(work, row.id);
     embedded_reply_job(work, &row);
     embedded_done(statement);
     return STORE_OK;

@@ -163,6 +163,23 @@ void embedded_reply_add_length(struct embedded_work *work, uint32_t length)
     work->reply->chunk_count++;
 }
 
+void embedded_reply_add_spooled(struct embedded_work *work, const struct embedded_row *row,
+                                const struct store_submit *submit, uint64_t order)
+{
+    struct embedded_spooled item = {.order = order};
+
+    if (row) {
+        item.job = keep_job(work, row);
+        item.input_encoding = row->input_encoding;
+    }
+    if (submit) {
+        item.submit = keep_submit(work, submit);
+    }
+    add_item(work, &item, sizeof item);
+    work->items_are = EMBEDDED_ITEMS_SPOOLED;
+    work->reply->count++;
+}
+
 void embedded_reply_cursor(struct embedded_work *work, int64_t row)
 {
     char storage[24];
@@ -220,6 +237,16 @@ static void settle_items(struct embedded_work *work, char *items, const char *te
             settle(&endpoints[i].endpoint, text);
         }
         reply->endpoints = endpoints;
+        break;
+    }
+    case EMBEDDED_ITEMS_SPOOLED: {
+        struct embedded_spooled *spooled = (struct embedded_spooled *)(void *)items;
+
+        for (size_t i = 0; i < reply->count; i++) {
+            settle_job(&spooled[i].job, text);
+            settle_submit(&spooled[i].submit, text);
+        }
+        reply->own = spooled;
         break;
     }
     case EMBEDDED_ITEMS_LENGTHS: reply->chunk_lengths = (const uint32_t *)(void *)items; break;

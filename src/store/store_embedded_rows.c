@@ -315,6 +315,7 @@ void embedded_save_row(struct embedded_work *work, const struct embedded_row *be
         embedded_number(job->failure_count), embedded_number_or_null(row->poll_until_ms, 0),
         embedded_number(job->chunk_count), embedded_number(row->chunk_bytes),
         embedded_text_or_null(row->submit_id));
+    embedded_note_news(work, row->id);
     count_row(work, before, -1);
     count_row(work, row, 1);
     if (before->scheduled != row->scheduled || before->job.kind != job->kind) {
@@ -358,6 +359,7 @@ void embedded_insert_row(struct embedded_work *work, struct embedded_row *row,
         embedded_text_or_null(row->submit_id),
         dedupe_digest ? embedded_hex(dedupe_digest, STORE_DIGEST_BYTES) : embedded_null());
     row->id = sqlite3_last_insert_rowid(work->connection->database);
+    embedded_note_news(work, row->id);
     count_row(work, row, 1);
     if (row->scheduled) {
         count_endpoint(work, row, 1);

@@ -84,9 +84,17 @@ static const char version_1[] =
     "CREATE INDEX submits_sent ON submits(until_ms) WHERE state='SENT';"
     "CREATE INDEX submits_forget ON submits(forget_ms) WHERE forget_ms IS NOT NULL;";
 
+/* For the spool, which is a store like any other but remembers what Redis hasn't. */
+static const char version_2[] =
+    "ALTER TABLE jobs ADD COLUMN spool_order INTEGER;"
+    "ALTER TABLE jobs ADD COLUMN drained_ms INTEGER;"
+    "ALTER TABLE submits ADD COLUMN drained_ms INTEGER;"
+    "CREATE INDEX jobs_spooled ON jobs(spool_order) WHERE spool_order IS NOT NULL;"
+    "CREATE INDEX jobs_drained ON jobs(drained_ms) WHERE drained_ms IS NOT NULL;";
+
 /* What makes version n + 1 of version n. A new file takes all of them, so that each start of a test
  * passes every step. */
-static const char *const steps[] = {version_1};
+static const char *const steps[] = {version_1, version_2};
 _Static_assert(ARRAY_LENGTH(steps) == EMBEDDED_SCHEMA_VERSION, "a step for each version");
 
 /* Files up to this size are checked whole at the start; of larger ones the tables of the ledger,
@@ -182,12 +190,21 @@ static uint64_t pragma_number(struct embedded_connection *connection, const char
     return embedded_query_number(connection, sql, NULL, 0, 0);
 }
 
+static void set_version(struct embedded_connection *connection, unsigned version)
+{
+    char sql[80];
+
+    snprintf(sql, sizeof sql, "PRAGMA application_id=%d; PRAGMA user_version=%u",
+             EMBEDDED_APPLICATION_ID, version);
+    embedded_script(connection, sql);
+}
+
 bool embedded_make_schema(struct embedded_connection *connection)
 {
     for (size_t i = 0; i < ARRAY_LENGTH(steps); i++) {
         embedded_script(connection, steps[i]);
     }
-    embedded_script(connection, "PRAGMA application_id=0x706f6467; PRAGMA user_version=1");
+    set_version(connection, EMBEDDED_SCHEMA_VERSION);
     return connection->error == SQLITE_OK;
 }
 
@@ -300,18 +317,13 @@ static bool migrate(struct embedded *embedded, char **problem, int *exit_status)
 {
     struct embedded_connection *connection = &embedded->writer;
     uint64_t version = pragma_number(connection, "PRAGMA user_version");
-    char *sql;
 
     while (connection->error == SQLITE_OK && version < EMBEDDED_SCHEMA_VERSION) {
         embedded_script(connection, "BEGIN IMMEDIATE");
         embedded_script(connection, steps[version]);
         version++;
-        if (asprintf(&sql, "PRAGMA application_id=%d; PRAGMA user_version=%u; COMMIT",
-                     EMBEDDED_APPLICATION_ID, (unsigned)version) < 0) {
-            return fail(problem, exit_status, EX_OSERR, "store: out of memory");
-        }
-        embedded_script(connection, sql);
-        free(sql);
+        set_version(connection, (unsigned)version);
+        embedded_script(connection, "COMMIT");
     }
     return connection->error == SQLITE_OK ||
            fail_sqlite(embedded, connection, problem, exit_status);
