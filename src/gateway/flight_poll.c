@@ -161,6 +161,9 @@ void flight_arm(struct flight *flight)
     uint64_t delay_ms = WATCH_MS;
     struct timeval delay;
 
+    if (flight->settled) {
+        return; /* the next turn tells them */
+    }
     if (flight_is_busy(flight)) {
         delay_ms = WATCH_MS;
     } else if (!flight->callers) {
@@ -417,20 +420,24 @@ static bool is_open(const struct flight *flight, const struct flight_caller *cal
     return !flight->is_job || flight_judge_caller(flight, caller, &final) == VERDICT_OPEN;
 }
 
-/* The one who makes upstream be asked now, and whether somebody waits for the end. */
+/* The one who makes upstream be asked now (who came first), and whether somebody waits for the end.
+ */
 static struct flight_caller *find_asker(const struct flight *flight, bool *waits)
 {
+    struct flight_caller *asker = NULL;
+
     *waits = false;
     for (struct flight_caller *caller = flight->callers; caller; caller = caller->next) {
         if (!is_open(flight, caller)) {
             continue;
         }
         if (caller->wait_until_ms == 0) {
-            return caller;
+            asker = caller; /* the newest stands first */
+        } else {
+            *waits = true;
         }
-        *waits = true;
     }
-    return NULL;
+    return asker;
 }
 
 static void begin_adoption(struct flight *flight, const struct flight_caller *caller)
@@ -490,10 +497,17 @@ static void ask_if_wanted(struct flight *flight, struct view trace)
 
 void flight_proceed(struct flight *flight, struct view trace)
 {
+    if (trace.length > 0 && trace.length <= sizeof flight->trace && flight->trace_length == 0) {
+        memcpy(flight->trace, trace.data, trace.length);
+        flight->trace_length = trace.length;
+    }
     flight_tell(flight, NULL);
     if (flight->is_job && wants_load(flight)) {
         flight_load(flight);
     }
-    ask_if_wanted(flight, trace);
+    ask_if_wanted(flight, view_make(flight->trace, flight->trace_length));
+    if (flight->building || !flight->callers) {
+        flight->trace_length = 0;
+    }
     flight_arm(flight);
 }

@@ -129,6 +129,8 @@ struct flight {
 
     struct route route;
     struct builder head;
+    size_t trace_length; /* of who will make upstream be asked, once the ledger was looked into */
+    char trace[FLIGHT_TRACE_BYTES];
     size_t name_length;
     char name[FLIGHT_NAME_BYTES];
     char head_storage[HEAD_BYTES];

@@ -9,10 +9,10 @@
 #ifndef PODGATE_TESTS_GATEWAY_FIXTURE_H
 #define PODGATE_TESTS_GATEWAY_FIXTURE_H
 
-#include <ftw.h>
 #include <sys/mman.h>
 
 #include "caller.h"
+#include "store_place.h"
 
 #include "base/table.h"
 #include "gateway/admission.h"
@@ -44,7 +44,6 @@ static struct log *log_writer;
 static int log_descriptor = -1;
 static struct loop *second_loop;
 static char key_text[KEY_LENGTH_MAXIMUM + 1];
-static char store_directory[] = "/tmp/podgate-unit-XXXXXX";
 
 #define FRONT (sides[0].front)
 #define GATEWAY (&sides[0].gateway)
@@ -183,33 +182,6 @@ static void adopt_states(const struct config *loaded)
     cr_assert(config_adopt(both.writable, states));
 }
 
-/* The store of all gateways: the embedded one, in a directory of its own. */
-HELPER void open_store(void)
-{
-    char *problem = NULL;
-    int exit_status = 0;
-
-    shared.store = store_create(config, &budget, metrics, log_writer, &problem, &exit_status);
-    cr_assert_not_null(shared.store, "%s", problem);
-    shared.hot_cache = hot_cache_create(1024 * 1024);
-    shared.codec = result_codec_create(&budget);
-    cr_assert(shared.hot_cache && shared.codec);
-}
-
-HELPER int remove_entry(const char *path, UNUSED const struct stat *info, UNUSED int type,
-                        UNUSED struct FTW *place)
-{
-    return remove(path);
-}
-
-HELPER void close_store(void)
-{
-    hot_cache_destroy(shared.hot_cache);
-    store_destroy(shared.store);
-    shared.hot_cache = NULL;
-    shared.store = NULL;
-}
-
 /* `count` gateways; `upstream_options` in the section of that name, `key_options` for the one key
  * of team "t", `options` beside them. */
 HELPER void open_gateways(size_t count, const char *upstream_options, const char *key_options,
@@ -222,7 +194,7 @@ HELPER void open_gateways(size_t count, const char *upstream_options, const char
     char *text = NULL;
     char *problem = NULL;
 
-    cr_assert_not_null(mkdtemp(store_directory));
+    make_store_place();
     cr_assert(key_generate(VIEW("test"), key_text, &length));
     cr_assert(key_hash(hasher, view_make(key_text, length), hash));
     key_hasher_destroy(hasher);
@@ -250,7 +222,7 @@ HELPER void open_gateways(size_t count, const char *upstream_options, const char
                                      .failed_attempts = failed_attempts_create(),
                                      .gateways = gateway_list,
                                      .gateway_count = count};
-    open_store();
+    open_store(&shared, config, &budget, metrics, log_writer);
     side_count = count;
     open_side(0, loop);
     if (count == 2) {
@@ -314,8 +286,7 @@ HELPER const char *end_gateways(void)
             close_side(&sides[i]);
         }
         side_count = 0;
-        close_store();
-        nftw(store_directory, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+        close_store(&shared);
         log_destroy(log_writer);
         log_writer = NULL;
     }

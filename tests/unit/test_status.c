@@ -10,6 +10,7 @@ static struct caller second;
 static void set_up_callers(void)
 {
     set_up_gateway();
+    enter_job("abc", "j");
     caller_open(&caller, FRONT);
     caller_open(&second, FRONT);
 }
@@ -81,12 +82,36 @@ Test(status, maps_what_nobody_should_see_as_relayed_answers_are_mapped)
     expect_mapped("404 No", "<html>", 404, "upstream_error");
 }
 
-Test(status, a_job_that_upstream_does_not_know_is_told_as_upstream_says)
+Test(status, a_job_that_upstream_does_not_know_yet_is_in_its_queue)
 {
     upstream_says("404 Not Found", "{\"error\":\"job not found\"}");
     get(&caller, "/v2/abc/status/j");
-    EXPECT_ANSWER(&caller, 404);
-    cr_assert_str_eq(answer_body(&caller), "{\"error\":\"job not found\"}");
+    EXPECT_ANSWER(&caller, 200);
+    cr_assert_str_eq(answer_body(&caller), "{\"id\":\"j\",\"status\":\"IN_QUEUE\"}");
+    cr_assert(caller_has(&caller, "Podgate-Origin: gateway\r\n"));
+}
+
+Test(status, a_job_that_is_in_no_ledger_is_told_so_without_asking_upstream)
+{
+    get(&caller, "/v2/abc/status/unknown");
+    EXPECT_PROBLEM(&caller, 404, "job_not_found");
+    cr_assert_eq(seen_count, 0);
+}
+
+Test(status, another_teams_job_is_told_as_one_that_never_was)
+{
+    char *unknown;
+
+    enter_job_of("other", "abc", "theirs");
+    get(&caller, "/v2/abc/status/unknown");
+    EXPECT_PROBLEM(&caller, 404, "job_not_found");
+    unknown = strdup(answer_body(&caller));
+    caller_clear(&caller);
+    get(&caller, "/v2/abc/status/theirs");
+    EXPECT_PROBLEM(&caller, 404, "job_not_found");
+    cr_assert_str_eq(answer_body(&caller), unknown);
+    cr_assert_eq(seen_count, 0);
+    free(unknown);
 }
 
 Test(status, completed_without_output_is_marked_for_each_caller)
@@ -119,7 +144,8 @@ Test(status, the_trace_of_who_causes_a_request_goes_up)
         "tracestate: a=b\r\nX-Request-Id: mine\r\n",
         NULL);
     EXPECT_ANSWER(&caller, 200);
-    cr_assert(strstr(seen[0], "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"));
+    cr_assert(strstr(seen[0],
+                     "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n"));
     cr_assert(strstr(seen[0], "tracestate: a=b\r\n"));
     cr_assert(strstr(seen[0], "X-Request-Id: mine\r\n"));
 }
@@ -147,7 +173,8 @@ Test(status, an_old_health_says_how_old_it_is)
     upstream_says("500 Oops", "<html>");
     get(&second, "/v2/abc/health");
     EXPECT_ANSWER(&second, 200);
-    cr_assert(caller_has(&second, "Cache-Status: podgate; hit; ttl=-5; detail=upstream-failed\r\n"));
+    cr_assert(
+        caller_has(&second, "Cache-Status: podgate; hit; ttl=-5; detail=upstream-failed\r\n"));
     cr_assert(caller_has(&second, "Age: 5\r\n"));
     cr_assert(caller_has(&second, "Podgate-Degraded: upstream\r\n"));
 }
@@ -156,17 +183,21 @@ static void no_freshness(void)
 {
     set_up_peer();
     open_gateways(1, "", ALL_OPERATIONS, "endpoint \"*\" { status_freshness = \"0\" }");
+    enter_job("abc", "j");
     caller_open(&caller, FRONT);
     caller_open(&second, FRONT);
 }
 
-Test(status_alone, without_freshness_each_status_is_a_request_of_its_own, .init = no_freshness,
+Test(status_alone, without_freshness_no_status_is_served_twice, .init = no_freshness,
      .fini = tear_down_callers)
 {
-    upstream_holds();
+    upstream_says("200 OK", RUNNING);
     get(&caller, "/v2/abc/status/j");
+    EXPECT_ANSWER(&caller, 200);
+    pass(10);
     get(&second, "/v2/abc/status/j");
-    RUN_UNTIL(seen_count == 2);
+    EXPECT_ANSWER(&second, 200);
+    cr_assert_eq(seen_count, 2);
 }
 
 /* ---- status-sync */
@@ -268,9 +299,8 @@ Test(status_sync, a_failure_in_between_is_waited_out)
 
 Test(status_sync, a_job_that_does_not_exist_is_told_at_once)
 {
-    upstream_says("404 Not Found", "{\"error\":\"job not found\"}");
-    get(&caller, SYNC "?wait=60000");
-    EXPECT_ANSWER(&caller, 404);
+    get(&caller, "/v2/abc/status-sync/unknown?wait=60000");
+    EXPECT_PROBLEM(&caller, 404, "job_not_found");
 }
 
 Test(status_sync, who_leaves_stops_the_asking)

@@ -10,6 +10,7 @@
 #include "model/key_state.h"
 #include "net/listener_set.h"
 #include "process/worker.h"
+#include "store_place.h"
 
 /* Workers with their threads: what the process asks of them, seen through 127.0.0.1. */
 
@@ -49,9 +50,11 @@ static const struct config *load_with(const char *options)
     cr_assert_gt(
         asprintf(&text,
                  "listen = {\"127.0.0.1:%u\"}\nupstream { url = \"http://127.0.0.1:%u/v2\" "
-                 "api_key_env = \"PODGATE_TEST_KEY\" }\n%s\n"
-                 "team \"t\" { endpoints = {\"*\"} key \"k\" { sha256 = \"%s\" } }\n",
-                 port, peer.port, options, key_hash_text),
+                 "api_key_env = \"PODGATE_TEST_KEY\" }\n"
+                 "store { path = \"%s/podgate.db\" }\n%s\n"
+                 "team \"t\" { endpoints = {\"*\"} key \"k\" { sha256 = \"%s\" "
+                 "operations = {\"status\", \"health\", \"run\", \"adopt\"} } }\n",
+                 port, peer.port, store_directory, options, key_hash_text),
         0);
     loaded = load_config(text);
     free(text);
@@ -82,6 +85,7 @@ static void create_workers(void)
     states = key_state_table_create();
     make_key();
     choose_port();
+    make_store_place();
     config = load_with("");
     identity = upstream_identity_create(config, &problem);
     cr_assert_not_null(identity, "%s", problem);
@@ -97,6 +101,7 @@ static void create_workers(void)
         .metrics = metrics,
     };
     cr_assert_not_null(shared.listeners, "%s", problem);
+    open_store(&shared.gateways, config, &budget, metrics, shared.log);
     for (size_t i = 0; i < WORKERS; i++) {
         workers[i] = worker_create(&shared, i, config);
         cr_assert_not_null(workers[i]);
@@ -119,12 +124,14 @@ static void end_workers(void)
     for (size_t i = 0; i < WORKERS; i++) {
         worker_join(workers[i]);
     }
+    result_codec_destroy(shared.gateways.codec);
     for (size_t i = 0; i < WORKERS; i++) {
         worker_flush(workers[i]);
     }
     for (size_t i = 0; i < WORKERS; i++) {
         worker_destroy(workers[i]);
     }
+    close_store(&shared.gateways);
     log_destroy(shared.log);
     listener_set_destroy(shared.listeners);
     cr_expect_eq(connection_limits_count(shared.limits), 0);
@@ -252,7 +259,7 @@ Test(worker, answers_what_is_pending_before_its_drain_ends)
     }
     cr_assert_not(receive(idle, "x"), "an idle connection is closed");
     cr_assert_not(worker_has_ended(workers[0]) && worker_has_ended(workers[1]));
-    peer_send(held, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}");
+    peer_send(held, "HTTP/1.1 400 No\r\nContent-Length: 2\r\n\r\n{}");
     cr_assert(receive_with_upstream(descriptor, "Connection: close\r\n"));
     RUN_UNTIL(worker_has_ended(workers[0]) && worker_has_ended(workers[1]));
     close(descriptor);
