@@ -87,6 +87,7 @@ static void on_metrics(struct evhttp_request *request, void *argument)
         return;
     }
     builder_init(&text, NULL, 0);
+    admin->view->count_parts(admin->owner);
     if (!openmetrics) {
         admin->view->append_metrics(admin->owner, &text);
     }

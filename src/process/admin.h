@@ -17,6 +17,8 @@ struct admin_view {
     bool (*is_alive)(void *owner);
     /* True while callers are served: started, not draining. */
     bool (*is_ready)(void *owner);
+    /* Brings counts that are kept elsewhere into the metrics, before they are shown. */
+    void (*count_parts)(void *owner);
     /* Appends lines in the Prometheus text format that no counter block holds. */
     void (*append_metrics)(void *owner, struct builder *text);
 };

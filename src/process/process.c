@@ -106,9 +106,15 @@ static void append_metrics(void *owner, struct builder *text)
     append_number(text, "podgate_workers", "gauge", "Worker threads.", process->worker_count);
 }
 
+static void count_parts(void *owner)
+{
+    process_count_parts(owner);
+}
+
 static const struct admin_view admin_view = {
     .is_alive = is_alive,
     .is_ready = is_ready,
+    .count_parts = count_parts,
     .append_metrics = append_metrics,
 };
 

@@ -20,6 +20,17 @@ struct event;
 struct operator_api;
 struct store_client;
 
+/* What the metrics say of parts that count for themselves (process_metrics.c). */
+struct process_told {
+    uint64_t hot_hits;
+    uint64_t hot_misses;
+    uint64_t hot_stored;
+    uint64_t hot_evicted;
+    uint64_t hot_bytes;
+    uint64_t store_ready;
+    uint64_t store_durability;
+};
+
 /* The one process context. Owned by process_run(). */
 struct process {
     const char *path;
@@ -34,6 +45,7 @@ struct process {
     size_t worker_count;
     struct loop *loop;
     struct metrics_block *metrics_block; /* the main thread's */
+    struct process_told told;
     struct store_client *store_client;   /* of the main loop */
     struct admin *admin;
     struct operator_api *operator_api;
@@ -64,6 +76,9 @@ void process_notify(const char *state);
 /* Makes everything that the configuration wants, nothing of which serves yet. Else an exit status
  * of sysexits.h, and the problem has been printed. */
 MUST_CHECK int process_create_parts(struct process *process);
+
+/* Brings what the memory cache and the store count into the metrics. Main thread. */
+void process_count_parts(struct process *process);
 
 /* Ends and frees everything, in the order that lets nothing be used after its end. */
 void process_destroy_parts(struct process *process);

@@ -128,6 +128,24 @@ def test_the_same_bytes_are_served_when_upstream_has_forgotten_them(stored, name
     assert job.upstream.asked == 0
 
 
+def test_metrics_say_what_the_memory_cache_does(podgate, lab):
+    upstream = Upstream()
+    gateway = podgate(lab.scripted(upstream))
+    job = Stored(gateway, upstream, b"1")
+
+    def hits():
+        return gateway.metric("podgate_hot_results_total", event="hit")
+    harness.wait_until(lambda: job.get() and hits() > 0)
+    before = hits()
+    for _ in range(5):
+        job.get()
+    assert hits() == before + 5
+    assert gateway.metric("podgate_hot_results_total", event="stored") == 1
+    assert len(job.bytes) < gateway.metric("podgate_hot_results_bytes") < len(job.bytes) + 2000
+    assert gateway.metric("podgate_store_ready") == 1
+    assert gateway.metric("podgate_store_durability") == 2
+
+
 def test_what_waits_for_a_finished_job_gets_the_same_bytes_at_once(stored):
     job = stored(OUTPUTS["nan"])
     reply = job.gateway.request("GET", f"/v2/ep/status-sync/{job.job}?wait=300000", job.gateway.key)

@@ -30,7 +30,19 @@ static void append_metrics(UNUSED void *owner, struct builder *text)
     builder_append(text, VIEW("test_of_the_process 1\n"));
 }
 
-static const struct admin_view admin_view = {is_alive, is_ready, append_metrics};
+static unsigned counted;
+
+static void count_parts(UNUSED void *owner)
+{
+    counted++;
+}
+
+static const struct admin_view admin_view = {
+    .is_alive = is_alive,
+    .is_ready = is_ready,
+    .count_parts = count_parts,
+    .append_metrics = append_metrics,
+};
 
 /* A port that was free a moment ago. */
 static uint16_t free_port(void)
@@ -144,7 +156,9 @@ Test(admin, readyz_follows_the_process_and_not_the_loops)
 Test(admin, metrics_have_counters_and_what_the_process_adds)
 {
     metrics_add(block, METRIC_BAD_HEADS, 0, 0, 42);
+    counted = 0;
     ask(GET("/metrics"));
+    cr_assert_eq(counted, 1, "what is counted elsewhere is asked for first");
     cr_assert_not_null(strstr(received, "HTTP/1.1 200 "));
     cr_assert_not_null(
         strstr(received, "Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
