@@ -127,7 +127,10 @@ static struct flight_answer *judge_missing(struct flight *flight, struct flight_
         flight_settle_poll(flight, answer, false, false);
         return last_known(flight, answer);
     }
-    if (!expired && now_ms < record->submitted_ms + endpoint->phantom_grace_ms) {
+    /* One from the future: the clock was set back, and its age isn't known. It isn't spared for a
+     * day then; should it be a phantom, the polls that follow find it. */
+    if (!expired && now_ms >= record->submitted_ms &&
+        now_ms < record->submitted_ms + endpoint->phantom_grace_ms) {
         flight_settle_poll(flight, answer, false, false);
         return last_known(flight, answer);
     }

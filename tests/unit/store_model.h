@@ -21,7 +21,7 @@
 
 #define MODEL_HELPER static __attribute__((unused))
 
-enum { MODEL_NAME = 40, MODEL_RESULT = 48 };
+enum { MODEL_NAME = 72, MODEL_RESULT = 200 };
 
 struct model_job {
     char endpoint[MODEL_NAME];
@@ -45,6 +45,7 @@ struct model_job {
     bool cancel_wanted;
     bool purged;
     uint64_t cancel_due_ms;
+    size_t result_length;
     char result[MODEL_RESULT];
 };
 
@@ -52,8 +53,15 @@ struct model_submit {
     char id[MODEL_NAME];
     char endpoint[MODEL_NAME];
     char job[MODEL_NAME];
+    char key[MODEL_NAME]; /* of idempotency; empty: none */
+    enum store_submit_operation operation;
     enum store_submit_state state;
-    uint64_t until_ms;
+    unsigned char digest[STORE_DIGEST_BYTES];
+    uint64_t fence;
+    uint64_t until_ms; /* the end of an INTENT's claim, or of waiting for a SENT one's outcome */
+    unsigned answer_status;
+    size_t answer_length;
+    char answer[MODEL_RESULT];
 };
 
 /* What lies on the disk. */
@@ -82,10 +90,12 @@ struct store_model {
     uint32_t last_limit;
     uint64_t last_max_poll_ms;
     uint64_t last_rate_milli;
-    enum model_fault (*fault)(void *argument, enum store_operation operation);
+    enum model_fault (*fault)(void *argument, const struct store_question *question);
     void *fault_argument;
-    enum store_result failure; /* what a failing question gives */
-    uint64_t expire_left;      /* results that are over; STORE_EXPIRE takes its limit of them */
+    struct body_budget *budget; /* of bodies in replies */
+    bool dead;                  /* the process is: nothing takes effect */
+    enum store_result failure;  /* what a failing question gives */
+    uint64_t expire_left;       /* results that are over; STORE_EXPIRE takes its limit of them */
     uint64_t runsync_counted;
     uint64_t outstanding_counted; /* not 0: what the listing says for each endpoint */
 };
@@ -205,6 +215,10 @@ MODEL_HELPER struct store_job model_view_job(const struct model_job *job)
         .submitted_ms = job->submitted_ms,
         .ended_ms = job->ended_ms,
         .expires_ms = job->expires_ms,
+        .execution_ms = UINT64_MAX,
+        .delay_ms = UINT64_MAX,
+        .result_bytes = job->result_length,
+        .stored_bytes = job->result_length,
         .ttl_ms = job->ttl_ms,
         .cancel_wanted = job->cancel_wanted,
         .purged = job->purged,
@@ -314,6 +328,26 @@ MODEL_HELPER enum store_result model_reschedule(struct model_job *job,
     return STORE_OK;
 }
 
+MODEL_HELPER size_t model_copy_body(char to[MODEL_RESULT], const struct body *from)
+{
+    struct view bytes = body_view(from);
+
+    cr_assert_leq(bytes.length, MODEL_RESULT);
+    if (bytes.length > 0) {
+        memcpy(to, bytes.data, bytes.length);
+    }
+    return bytes.length;
+}
+
+MODEL_HELPER struct body *model_make_body(struct store_model *model, const char *bytes,
+                                          size_t length)
+{
+    struct body *body = body_create(model->budget, length);
+
+    cr_assert(body && body_append(body, view_make(bytes, length)));
+    return body;
+}
+
 MODEL_HELPER enum store_result model_put_result(struct model_job *job,
                                                 const struct store_question *question)
 {
@@ -330,44 +364,172 @@ MODEL_HELPER enum store_result model_put_result(struct model_job *job,
     job->expires_ms = question->fate == STORE_FATE_KEPT ? job->ended_ms + question->keep_ms : 0;
     job->scheduled = question->state == JOB_LOST && question->poll_on_ms > 0;
     if (question->fate == STORE_FATE_KEPT) {
-        model_copy(job->result, question->note); /* the result's bytes, as the simulation has it */
+        cr_assert_eq(question->encoding, STORE_ENCODING_IDENTITY, "results here are short");
+        job->result_length = model_copy_body(job->result, question->result);
     }
     return STORE_OK;
 }
 
-MODEL_HELPER enum store_result model_settle(struct store_model *model,
-                                            const struct store_question *question)
+MODEL_HELPER struct model_submit *model_find_key(struct store_model *model,
+                                                 const struct store_submit *wanted)
 {
-    struct model_submit *submit = model_find_submit(model, question->submit.id);
-    struct model_job *job = model_find(model, question->submit.endpoint, question->submit.job);
+    for (size_t i = 0; i < model->tables.submit_count; i++) {
+        struct model_submit *submit = &model->tables.submits[i];
+
+        if (wanted->idempotency_key.length > 0 && submit->operation == wanted->operation &&
+            view_equal(view_of_string(submit->key), wanted->idempotency_key) &&
+            view_equal(view_of_string(submit->endpoint), wanted->endpoint)) {
+            return submit;
+        }
+    }
+    return NULL;
+}
+
+MODEL_HELPER struct model_submit *model_enter_submit(struct store_model *model,
+                                                     const struct store_submit *from)
+{
+    struct model_submit *submit = model_new_submit(model, from->id);
+
+    model_copy(submit->endpoint, from->endpoint);
+    model_copy(submit->key, from->idempotency_key);
+    submit->operation = from->operation;
+    memcpy(submit->digest, from->digest, sizeof submit->digest);
+    return submit;
+}
+
+MODEL_HELPER struct store_submit model_view_submit(const struct model_submit *submit)
+{
+    return (struct store_submit){
+        .id = view_of_string(submit->id),
+        .endpoint = view_of_string(submit->endpoint),
+        .job = view_of_string(submit->job),
+        .operation = submit->operation,
+        .state = submit->state,
+        .answer_status = submit->answer_status,
+    };
+}
+
+MODEL_HELPER enum store_result model_claim_submit(struct store_model *model,
+                                                  struct store_call *call)
+{
+    const struct store_submit *asked = &call->question.submit;
+    struct model_submit *submit = model_find_key(model, asked);
     uint64_t now_ms = clock_wall_ms();
 
-    if (!submit) {
-        submit = model_new_submit(model, question->submit.id);
-        model_copy(submit->endpoint, question->submit.endpoint);
+    if (submit && memcmp(submit->digest, asked->digest, sizeof submit->digest) != 0) {
+        return STORE_MISMATCH;
     }
-    submit->state = question->submit.state;
-    if (question->submit.state != STORE_SUBMIT_KNOWN) {
-        return STORE_OK;
-    }
-    if (job) {
-        if (strcmp(submit->job, job->id) == 0) {
-            return STORE_OK;
-        }
+    if (submit && submit->state == STORE_SUBMIT_SENT && submit->until_ms <= now_ms) {
         submit->state = STORE_SUBMIT_UNKNOWN;
-        return STORE_OWNED;
     }
-    model_copy(submit->job, question->submit.job);
-    job = model_new_job(model);
+    if (submit && submit->state == STORE_SUBMIT_KNOWN) {
+        call->reply.submit = model_view_submit(submit);
+        call->reply.body = submit->answer_length > 0
+                               ? model_make_body(model, submit->answer, submit->answer_length)
+                               : NULL;
+        return STORE_REPLAY;
+    }
+    if (submit && submit->state == STORE_SUBMIT_UNKNOWN) {
+        call->reply.submit = model_view_submit(submit);
+        return STORE_UNKNOWN;
+    }
+    if (submit && (submit->state == STORE_SUBMIT_SENT ||
+                   (submit->state == STORE_SUBMIT_INTENT && submit->until_ms > now_ms))) {
+        return STORE_BUSY;
+    }
+    if (!submit) {
+        submit = model_enter_submit(model, asked);
+    }
+    model_copy(submit->id, asked->id);
+    submit->state = STORE_SUBMIT_INTENT;
+    submit->until_ms = now_ms + STORE_LEASE_MS;
+    submit->fence++;
+    call->reply.fence = submit->fence;
+    return STORE_OK;
+}
+
+MODEL_HELPER enum store_result model_mark_sent(struct store_model *model,
+                                               const struct store_question *question)
+{
+    struct model_submit *submit = model_find_key(model, &question->submit);
+
+    if (question->submit.idempotency_key.length > 0) {
+        if (!submit || submit->fence != question->fence || submit->state != STORE_SUBMIT_INTENT ||
+            !view_equal(view_of_string(submit->id), question->submit.id)) {
+            return STORE_CONFLICT;
+        }
+    } else {
+        submit = model_enter_submit(model, &question->submit);
+    }
+    submit->state = STORE_SUBMIT_SENT;
+    submit->until_ms = clock_wall_ms() + question->until_ms;
+    return STORE_OK;
+}
+
+MODEL_HELPER enum store_result model_enter_known(struct store_model *model,
+                                                 const struct store_question *question)
+{
+    uint64_t now_ms = clock_wall_ms();
+    struct model_job *job = model_new_job(model);
+
     model_copy(job->endpoint, question->submit.endpoint);
     model_copy(job->id, question->submit.job);
     model_copy(job->team, question->submit.team);
     job->kind = question->kind;
+    job->state = question->state;
     job->submitted_ms = now_ms;
     job->due_ms = now_ms + question->due_ms;
     job->deadline_ms = now_ms + question->deadline_ms;
     job->ttl_ms = question->ttl_ms;
-    job->scheduled = true;
+    job->scheduled = !job_state_is_terminal(job->state);
+    if (!job->scheduled) {
+        struct store_question end = *question;
+
+        job->state = JOB_IN_QUEUE;
+        end.generation = 1;
+        end.state = question->state;
+        return model_put_result(job, &end);
+    }
+    return STORE_OK;
+}
+
+MODEL_HELPER enum store_result model_settle(struct store_model *model, struct store_call *call)
+{
+    const struct store_question *question = &call->question;
+    struct model_submit *submit = model_find_submit(model, question->submit.id);
+    struct model_job *job = model_find(model, question->submit.endpoint, question->submit.job);
+
+    if (!submit) {
+        submit = model_enter_submit(model, &question->submit);
+    }
+    if (question->submit.state != STORE_SUBMIT_KNOWN) {
+        submit->state = question->submit.state;
+        return STORE_OK;
+    }
+    if (job && strcmp(submit->job, job->id) == 0) {
+        return STORE_OK; /* told once more */
+    }
+    if (job) {
+        submit->state = STORE_SUBMIT_UNKNOWN;
+        call->reply.job = model_view_job(job);
+        return STORE_OWNED;
+    }
+    submit->state = STORE_SUBMIT_KNOWN;
+    model_copy(submit->job, question->submit.job);
+    submit->answer_status = question->answer_status;
+    submit->answer_length = model_copy_body(submit->answer, question->answer);
+    return model_enter_known(model, question);
+}
+
+MODEL_HELPER enum store_result model_get_job(struct store_model *model, struct store_call *call,
+                                             const struct model_job *job)
+{
+    if (!job) {
+        return STORE_ABSENT;
+    }
+    if (call->question.with_result && job->fate == STORE_FATE_KEPT) {
+        call->reply.body = model_make_body(model, job->result, job->result_length);
+    }
     return STORE_OK;
 }
 
@@ -426,7 +588,7 @@ MODEL_HELPER void model_expire(struct store_model *model, struct store_call *cal
 
         if (job->fate == STORE_FATE_KEPT && job->expires_ms <= now_ms) {
             job->fate = STORE_FATE_EXPIRED;
-            job->result[0] = '\0';
+            job->result_length = 0;
             gone++;
         }
     }
@@ -435,16 +597,6 @@ MODEL_HELPER void model_expire(struct store_model *model, struct store_call *cal
         gone++;
     }
     call->reply.expired = gone;
-}
-
-MODEL_HELPER enum store_result model_mark_sent(struct store_model *model,
-                                               const struct store_question *question)
-{
-    struct model_submit *submit = model_new_submit(model, question->submit.id);
-
-    model_copy(submit->endpoint, question->submit.endpoint);
-    submit->until_ms = clock_wall_ms() + question->until_ms;
-    return STORE_OK;
 }
 
 MODEL_HELPER void model_apply(struct store_model *model, struct store_call *call)
@@ -456,7 +608,9 @@ MODEL_HELPER void model_apply(struct store_model *model, struct store_call *call
     reply->result = STORE_OK;
     switch ((int)question->operation) {
     case STORE_MARK_SENT: reply->result = model_mark_sent(model, question); break;
-    case STORE_SETTLE_SUBMIT: reply->result = model_settle(model, question); break;
+    case STORE_CLAIM_SUBMIT: reply->result = model_claim_submit(model, call); break;
+    case STORE_SETTLE_SUBMIT: reply->result = model_settle(model, call); break;
+    case STORE_GET_JOB: reply->result = model_get_job(model, call, job); break;
     case STORE_PUT_RESULT: reply->result = model_put_result(job, question); break;
     case STORE_RESCHEDULE: reply->result = model_reschedule(job, question); break;
     case STORE_CLAIM_DUE: model_claim_due(model, call); break;
@@ -486,10 +640,36 @@ MODEL_HELPER void model_apply(struct store_model *model, struct store_call *call
     }
 }
 
-MODEL_HELPER bool model_is_durable(enum store_operation operation)
+MODEL_HELPER bool model_is_durable(const struct store_question *question)
 {
-    return operation == STORE_SETTLE_SUBMIT || operation == STORE_PUT_RESULT ||
-           operation == STORE_MARK_PURGED;
+    switch ((int)question->operation) {
+    case STORE_SETTLE_SUBMIT:
+    case STORE_PUT_RESULT:
+    case STORE_MARK_PURGED: return true;
+    case STORE_MARK_SENT: return question->submit.idempotency_key.length > 0;
+    default: return false;
+    }
+}
+
+/* The question takes effect; what is durable takes all with it that was written before. */
+MODEL_HELPER void model_commit(struct store_model *model, struct store_call *call)
+{
+    model_apply(model, call);
+    if (model->keeps_durable && model_is_durable(&call->question)) {
+        model_copy_tables(&model->durable, &model->tables);
+    }
+}
+
+/* Another start of podgate on the same store: what it had sent before it died is not known any
+ * more. */
+MODEL_HELPER void model_restart(struct store_model *model)
+{
+    model->dead = false;
+    for (size_t i = 0; i < model->tables.submit_count; i++) {
+        if (model->tables.submits[i].state == STORE_SUBMIT_SENT) {
+            model->tables.submits[i].state = STORE_SUBMIT_UNKNOWN;
+        }
+    }
 }
 
 /* ---- answering */
@@ -517,15 +697,12 @@ MODEL_HELPER bool model_answer(struct store_model *model)
     if (!call) {
         return false;
     }
-    fault =
-        model->fault ? model->fault(model->fault_argument, call->question.operation) : MODEL_FINE;
+    fault = model->fault ? model->fault(model->fault_argument, &call->question) : MODEL_FINE;
     if (fault != MODEL_FAILS) {
-        model_apply(model, call);
-        if (model->keeps_durable && model_is_durable(call->question.operation)) {
-            model_copy_tables(&model->durable, &model->tables);
-        }
+        model_commit(model, call);
     }
     if (fault != MODEL_FINE) {
+        body_unref(call->reply.body);
         call->reply = (struct store_reply){
             .result = fault == MODEL_FAILS_AFTERWARDS ? STORE_TIMED_OUT : model->failure,
         };
@@ -552,12 +729,9 @@ MODEL_HELPER void model_drop_questions(struct store_model *model, unsigned took_
 
     while ((call = model_take(model)) != NULL) {
         call->cancelled = true;
-        if (took_effect > 0) {
+        if (took_effect > 0 && !model->dead) {
             took_effect--;
-            model_apply(model, call);
-            if (model->keeps_durable && model_is_durable(call->question.operation)) {
-                model_copy_tables(&model->durable, &model->tables);
-            }
+            model_commit(model, call);
         } else {
             call->reply.result = STORE_AWAY;
         }

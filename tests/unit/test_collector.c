@@ -679,7 +679,8 @@ Test(collector, a_dead_endpoint_does_not_slow_another)
 
 static bool store_fails;
 
-static enum model_fault on_question(UNUSED void *argument, UNUSED enum store_operation operation)
+static enum model_fault on_question(UNUSED void *argument,
+                                    UNUSED const struct store_question *question)
 {
     return store_fails ? MODEL_FAILS : MODEL_FINE;
 }
