@@ -17,6 +17,7 @@
 #include "gateway/flight.h"
 #include "process/operator.h"
 #include "process/process_private.h"
+#include "store/hot_cache.h"
 
 /* Run: signals, what the admin listener asks, and the main thread's turn. What the process is made
  * of stands in process_parts.c. */
@@ -24,6 +25,7 @@
 enum {
     TURN_MS = 20,
     KEY_CHECK_TURNS = 50, /* the key file is looked at once a second */
+    HOT_SHRINKS_AT_PERCENT = 70, /* of memory.bodies; requests' bodies are refused from 80 on */
     STUCK_MS = 5000,      /* a loop that did not turn for so long is stuck */
 };
 
@@ -205,12 +207,30 @@ static bool all_have_ended(const struct process *process)
     return true;
 }
 
+/* Results that are only kept in case somebody asks again give way to bodies that are under way. */
+static void fit_hot_cache(struct process *process)
+{
+    struct hot_cache *cache = process->shared.gateways.hot_cache;
+    uint64_t maximum = process->config->memory.hot_results_bytes;
+
+    if (body_budget_percent(&process->budget) >= HOT_SHRINKS_AT_PERCENT) {
+        uint64_t half = hot_cache_counts(cache).bytes / 2;
+
+        maximum = half < maximum ? half : maximum;
+    }
+    if (maximum != process->hot_maximum_bytes) {
+        process->hot_maximum_bytes = maximum;
+        hot_cache_set_maximum(cache, maximum);
+    }
+}
+
 static void on_turn(evutil_socket_t descriptor, short what, void *argument)
 {
     struct process *process = argument;
 
     (void)descriptor;
     (void)what;
+    fit_hot_cache(process);
     if (++process->turn % KEY_CHECK_TURNS == 0 && !process->draining) {
         refresh_key(process);
     }

@@ -46,6 +46,7 @@ struct process {
     struct loop *loop;
     struct metrics_block *metrics_block; /* the main thread's */
     struct process_told told;
+    uint64_t hot_maximum_bytes; /* as the memory cache was told last */
     struct store_client *store_client;   /* of the main loop */
     struct admin *admin;
     struct operator_api *operator_api;

@@ -6,7 +6,6 @@
 #include "gateway/collector.h"
 #include "process/operator.h"
 #include "process/process_private.h"
-#include "store/hot_cache.h"
 #include "store/store.h"
 
 /* A newer configuration: taken over whole, or not at all. */
@@ -99,7 +98,6 @@ static bool adopt(struct process *process, struct config *config)
     log_set_level(process->log, config->log.level);
     connection_limits_adopt(process->shared.limits, config);
     atomic_store(&process->budget.maximum_bytes, (size_t)config->memory.bodies_bytes);
-    hot_cache_set_maximum(process->shared.gateways.hot_cache, config->memory.hot_results_bytes);
     store_adopt(process->shared.gateways.store, config);
     operator_adopt(process->operator_api, config);
     collector_adopt(process->shared.gateways.collector, config);

@@ -23,7 +23,7 @@ struct hot_cache;
 struct hot_cache *hot_cache_create(uint64_t maximum_bytes);
 void hot_cache_destroy(struct hot_cache *cache); /* NULL is allowed */
 
-/* Another bound, from a newer configuration; 80 % of the bodies' budget in use shrinks it too. Any
+/* Another bound: from a newer configuration, or since the bodies' budget is nearly used up. Any
  * thread. */
 void hot_cache_set_maximum(struct hot_cache *cache, uint64_t maximum_bytes);
 

@@ -310,6 +310,23 @@ def test_small_results_are_sent_as_they_are(stored):
     assert reply.field("vary") is None
 
 
+# ---- memory --------------------------------------------------------------------------------------
+
+def test_kept_results_give_way_to_requests(podgate, lab):
+    """Hot results may fill all of memory.bodies here: then no request with a body could be taken."""
+    upstream = Upstream()
+    gateway = podgate(lab.scripted(upstream), {"memory": {"bodies": "24MiB", "hot_results": "24MiB"}})
+    jobs = [Stored(gateway, upstream, b'"' + bytes([97 + n]) * (4 << 20) + b'"') for n in range(8)]
+    for job in jobs:
+        assert job.get().body == job.bytes
+    harness.wait_until(lambda: gateway.metric("podgate_body_bytes") < 17 << 20,
+                       what="the memory cache giving way")
+    reply = gateway.request("POST", "/v2/ep/run", gateway.key,
+                            body=b'{"input":"' + b"x" * (3 << 20) + b'"}')
+    assert reply.status == 200
+    assert jobs[0].get().body == jobs[0].bytes
+
+
 # ---- how long ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
