@@ -38,11 +38,11 @@ enum {
     REDIS_HOSTS_MAXIMUM = 8,
     REDIS_NAME_MAXIMUM = 253,
     REDIS_ID_MAXIMUM = 48,
+    REDIS_WINDOW = 32, /* commands of a connection under way */
     REDIS_SLOW_MS = 100,
     REDIS_SLOW_ANSWERS = 5,
     REDIS_SILENCE_MS = 1000, /* a connection that answers nothing for so long is dead */
-    REDIS_ATTEMPT_MS =
-        1000, /* from the first step of an attempt to the last word of its greeting */
+    REDIS_ATTEMPT_MS = 1000, /* of connecting, to the last word of the greeting */
     REDIS_BACK_OFF_MINIMUM_MS = 50,
     REDIS_BACK_OFF_MAXIMUM_MS = 2000,
     REDIS_VERSION_MINIMUM = 60200, /* 6.2.0 */
@@ -281,7 +281,8 @@ struct redis_command {
     redis_answered *answered;
     void *argument;
     uint64_t sent_ms;
-    uint64_t end; /* the stream's position behind its last byte */
+    bool was_alone; /* nothing was under way before it */
+    uint64_t end;   /* the stream's position behind its last byte */
 };
 
 /* Where a connection goes. */
@@ -300,7 +301,7 @@ enum redis_link_state {
     REDIS_LINK_READY,
 };
 
-enum { REDIS_GREETING_STEPS = 10 };
+enum { REDIS_GREETING_STEPS = 10 + REDIS_SCRIPTS };
 
 struct redis_link {
     struct redis_store *store;
@@ -329,10 +330,11 @@ struct redis_link {
     uint64_t sent;    /* of those, when it ended: given to the kernel */
     struct redis_command *first;
     struct redis_command **last;
+    unsigned in_flight;
     struct redis_command ping;
     bool is_pinging;
-    uint64_t slow_since_ms;
-    unsigned slow_answers;
+    uint64_t judged_ms;    /* when a command was last sent that had none before it */
+    unsigned slow_answers; /* of such, in a row */
     /* The greeting. */
     struct redis_greeting_step {
         struct redis_command command;
@@ -350,6 +352,9 @@ MUST_CHECK bool redis_link_init(struct redis_link *link, struct redis_store *sto
 
 /* Ends it; commands under way are answered with nothing before this returns. */
 void redis_link_clear(struct redis_link *link);
+
+/* True when a command more may be sent; else when one that is under way was answered. */
+bool redis_link_has_room(const struct redis_link *link);
 
 /* Sends a command. False: not ready, or no memory; `answered` isn't called then. */
 MUST_CHECK bool redis_link_send(struct redis_link *link, struct redis_command *command, int count,
@@ -412,6 +417,7 @@ void redis_watch_stop(struct redis_watch *watch);
 /* ---- questions (store_redis_calls.c) --------------------------------------------------------- */
 
 struct redis_work;
+struct redis_part;
 
 /* One loop's part of the backend. */
 struct redis_client {
@@ -422,6 +428,10 @@ struct redis_client {
     struct event *timer;      /* of the deadlines, and of calls to be ended */
     struct redis_work *first; /* by deadline */
     struct redis_work *last;
+    /* What isn't written yet. Only so much is under way at once, so that a long queue isn't taken
+     * for a slow Redis, and a call that is given up in it was certainly not executed. */
+    struct redis_part *queue_first;
+    struct redis_part *queue_last;
     uint64_t turn; /* of the timer: what was begun in it waits for the next one */
     _Atomic bool is_ready;
     /* Told on the loop when `is_ready` changes (see store_redis_watch_state()). */

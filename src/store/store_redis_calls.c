@@ -13,7 +13,8 @@
  * before Redis has answered: then the late answer finds nobody. */
 
 /* One script call under way. */
-struct part {
+struct redis_part {
+    struct redis_part *next; /* of the client's queue */
     struct redis_command command;
     struct redis_work *work;
     unsigned script;
@@ -21,6 +22,7 @@ struct part {
     struct redis_extra extra;
     struct redis_decoded decoded;
     bool was_asked;
+    bool was_written;
     bool as_text; /* sent as EVAL: Redis didn't know the script */
 };
 
@@ -50,7 +52,7 @@ struct redis_work {
     char member[REDIS_CURSOR_MEMORY];
     char top[32];
     struct view *victims; /* of STORE_EXPIRE, by shard */
-    struct part *parts;
+    struct redis_part *parts;
     unsigned part_count;
 };
 
@@ -145,7 +147,7 @@ static void end_soon(struct redis_work *work, enum store_result failure)
 
 static void on_answer(void *argument, const struct redisReply *answer, bool was_sent);
 
-static bool send_part(struct part *part)
+static bool write_part(struct redis_part *part)
 {
     struct redis_work *work = part->work;
     struct redis_store *store = work->client->store;
@@ -158,18 +160,74 @@ static bool send_part(struct part *part)
         work->failure = STORE_NO_MEMORY;
         return false;
     }
-    part->was_asked = true;
     good = redis_link_send(&work->client->link, &part->command, arguments.count, arguments.words,
                            arguments.lengths, on_answer, part);
     redis_arguments_clear(&arguments);
-    if (!good) {
-        if (work->failure == STORE_OK) {
-            work->failure = STORE_AWAY;
-        }
-        return false;
+    if (good) {
+        part->was_written = true;
+    } else if (work->failure == STORE_OK) {
+        work->failure = STORE_AWAY;
     }
-    work->waiting++;
-    return true;
+    return good;
+}
+
+/* A part that will not be answered. */
+static void give_up(struct redis_part *part)
+{
+    struct redis_work *work = part->work;
+
+    work->waiting--;
+    if (work->waiting > 0) {
+        return;
+    }
+    if (!work->call) {
+        free_work(work);
+    } else if (!work->is_over) {
+        end_soon(work, work->failure == STORE_OK ? STORE_AWAY : work->failure);
+    }
+}
+
+/* Writes what waits, as far as the window allows. */
+static void pump(struct redis_client *client)
+{
+    while (client->queue_first && redis_link_has_room(&client->link)) {
+        struct redis_part *part = client->queue_first;
+
+        client->queue_first = part->next;
+        if (!part->work->call || !write_part(part)) {
+            give_up(part);
+        }
+    }
+}
+
+/* The connection is gone: nothing of the queue was written. */
+static void empty_queue(struct redis_client *client)
+{
+    while (client->queue_first) {
+        struct redis_part *part = client->queue_first;
+
+        client->queue_first = part->next;
+        if (part->work->failure == STORE_OK) {
+            part->work->failure = STORE_AWAY;
+        }
+        give_up(part);
+    }
+}
+
+static void send_part(struct redis_part *part)
+{
+    struct redis_client *client = part->work->client;
+
+    part->was_asked = true;
+    part->next = NULL;
+    if (client->queue_first) {
+        client->queue_last->next = part;
+    } else {
+        client->queue_first = part;
+    }
+    client->queue_last = part;
+    part->work->waiting++;
+    pump(client);
 }
 
 static unsigned own_shard(const struct store_question *question)
@@ -180,7 +238,7 @@ static unsigned own_shard(const struct store_question *question)
 
 static void prepare(struct redis_work *work, unsigned index, unsigned script, unsigned shard)
 {
-    struct part *part = &work->parts[index];
+    struct redis_part *part = &work->parts[index];
 
     part->work = work;
     part->script = script;
@@ -209,12 +267,7 @@ static void send_first(struct redis_work *work)
     }
     for (unsigned i = 0; i < (work->shape == SHAPE_ALL ? REDIS_SHARDS : 1u); i++) {
         work->parts[i].extra.limit = limit;
-        if (!send_part(&work->parts[i])) {
-            break;
-        }
-    }
-    if (work->waiting == 0) {
-        advance(work);
+        send_part(&work->parts[i]);
     }
 }
 
@@ -237,12 +290,13 @@ static bool chain_on(struct redis_work *work)
     }
     prepare(work, work->step, work->call->question.operation, work->step);
     work->parts[work->step].extra.limit = limit - (uint32_t)work->count;
-    return send_part(&work->parts[work->step]);
+    send_part(&work->parts[work->step]);
+    return true;
 }
 
 static bool repeat_on(struct redis_work *work)
 {
-    struct part *part = &work->parts[0];
+    struct redis_part *part = &work->parts[0];
     struct redis_decoded *decoded = &part->decoded;
 
     work->count += (size_t)decoded->marked;
@@ -260,7 +314,8 @@ static bool repeat_on(struct redis_work *work)
     part->extra.top = view_make(work->top, decoded->top.length);
     redis_decoded_clear(decoded);
     prepare(work, 0, work->call->question.operation, part->shard);
-    return send_part(part);
+    send_part(part);
+    return true;
 }
 
 static int by_age(const void *left, const void *right)
@@ -306,6 +361,7 @@ static bool evict(struct redis_work *work)
     uint64_t total = 0;
     size_t count = 0;
     size_t used = 0;
+    bool is_begun = false;
 
     for (unsigned i = 0; i < REDIS_SHARDS; i++) {
         total += work->parts[i].decoded.bytes;
@@ -323,7 +379,7 @@ static bool evict(struct redis_work *work)
     }
     count = choose_victims(work, all, total - maximum);
     for (unsigned shard = 0; shard < REDIS_SHARDS && work->failure == STORE_OK; shard++) {
-        struct part *part = &work->parts[REDIS_SHARDS + shard];
+        struct redis_part *part = &work->parts[REDIS_SHARDS + shard];
 
         prepare(work, REDIS_SHARDS + shard, REDIS_SCRIPT_EVICT, shard);
         part->extra.members = &work->victims[used];
@@ -334,11 +390,12 @@ static bool evict(struct redis_work *work)
             }
         }
         if (part->extra.member_count > 0) {
-            (void)send_part(part);
+            send_part(part);
+            is_begun = true;
         }
     }
     free((void *)(uintptr_t)all);
-    return work->waiting > 0;
+    return is_begun;
 }
 
 static void finish(struct redis_work *work)
@@ -365,28 +422,21 @@ static void finish(struct redis_work *work)
     end_call(work, STORE_OK);
 }
 
-/* All that was asked has been answered, or could not be asked. */
+/* All that was asked has been answered. */
 static void advance(struct redis_work *work)
 {
     bool goes_on = false;
 
-    if (work->failure == STORE_OK) {
-        switch (work->shape) {
-        case SHAPE_ONE: break;
-        case SHAPE_ALL:
-            goes_on =
-                work->call->question.operation == STORE_EXPIRE && !work->is_evicting && evict(work);
-            break;
-        case SHAPE_CHAIN: goes_on = chain_on(work); break;
-        case SHAPE_REPEAT: goes_on = repeat_on(work); break;
-        }
+    switch (work->shape) {
+    case SHAPE_ONE: break;
+    case SHAPE_ALL:
+        goes_on =
+            work->call->question.operation == STORE_EXPIRE && !work->is_evicting && evict(work);
+        break;
+    case SHAPE_CHAIN: goes_on = chain_on(work); break;
+    case SHAPE_REPEAT: goes_on = repeat_on(work); break;
     }
-    if (goes_on) {
-        return;
-    }
-    if (work->failure != STORE_OK) {
-        end_soon(work, work->failure);
-    } else {
+    if (!goes_on) {
         finish(work);
     }
 }
@@ -407,7 +457,7 @@ static void note_malformed(struct redis_client *client, const struct redis_decod
     log_end(line);
 }
 
-static void take_error(struct part *part, struct view text)
+static void take_error(struct redis_part *part, struct view text)
 {
     struct redis_work *work = part->work;
 
@@ -415,7 +465,7 @@ static void take_error(struct part *part, struct view text)
     case REDIS_ERROR_NO_SCRIPT:
         if (!part->as_text && work->call) {
             part->as_text = true;
-            (void)send_part(part);
+            send_part(part);
             return;
         }
         work->failure = STORE_BROKEN;
@@ -448,7 +498,7 @@ static bool has_right_list(unsigned script, const struct store_reply *reply)
     return reply->jobs != NULL;
 }
 
-static void take_answer(struct part *part, const struct redisReply *answer)
+static void take_answer(struct redis_part *part, const struct redisReply *answer)
 {
     struct redis_work *work = part->work;
     struct redis_decoded *decoded = &part->decoded;
@@ -471,14 +521,17 @@ static void take_answer(struct part *part, const struct redisReply *answer)
 
 static void on_answer(void *argument, const struct redisReply *answer, bool was_sent)
 {
-    struct part *part = argument;
+    struct redis_part *part = argument;
     struct redis_work *work = part->work;
+
+    struct redis_client *client = work->client;
 
     work->waiting--;
     if (!work->call) {
         if (work->waiting == 0) {
             free_work(work);
         }
+        pump(client);
         return;
     }
     if (answer) {
@@ -493,6 +546,7 @@ static void on_answer(void *argument, const struct redisReply *answer, bool was_
             advance(work);
         }
     }
+    pump(client);
 }
 
 /* ---- time ------------------------------------------------------------------------------------ */
@@ -514,6 +568,17 @@ static void arm(struct redis_client *client)
     (void)event_add(client->timer, &wait);
 }
 
+/* What was never written can't have been executed. */
+static enum store_result result_of_deadline(const struct redis_work *work)
+{
+    for (unsigned i = 0; i < work->part_count; i++) {
+        if (work->parts[i].was_written) {
+            return STORE_TIMED_OUT;
+        }
+    }
+    return STORE_AWAY;
+}
+
 static void on_timer(UNUSED evutil_socket_t descriptor, UNUSED short what, void *argument)
 {
     struct redis_client *client = argument;
@@ -523,9 +588,7 @@ static void on_timer(UNUSED evutil_socket_t descriptor, UNUSED short what, void 
     while (client->first && client->first->deadline_ms <= now_ms && client->first->turn <= turn) {
         struct redis_work *work = client->first;
 
-        end_call(work, work->is_over   ? work->failure
-                       : work->is_held ? STORE_AWAY
-                                       : STORE_TIMED_OUT);
+        end_call(work, work->is_over ? work->failure : result_of_deadline(work));
     }
     arm(client);
 }
@@ -577,7 +640,7 @@ static struct redis_work *make_work(struct redis_client *client, struct store_ca
     struct redis_work *work = calloc(1, sizeof *work + parts * sizeof *work->parts);
 
     if (work) {
-        work->parts = (struct part *)(void *)(work + 1);
+        work->parts = (struct redis_part *)(void *)(work + 1);
         work->part_count = parts;
         work->client = client;
         work->call = call;
@@ -618,6 +681,9 @@ void redis_calls_link_changed(struct redis_client *client, bool is_ready)
 {
     struct redis_work *next;
 
+    if (!is_ready) {
+        empty_queue(client);
+    }
     for (struct redis_work *work = client->first; work; work = next) {
         next = work->next;
         if (work->is_held && is_ready) {
@@ -637,6 +703,7 @@ bool redis_calls_init(struct redis_client *client)
 
 void redis_calls_clear(struct redis_client *client)
 {
+    empty_queue(client);
     while (client->first) {
         client->first->call->cancelled = true;
         end_call(client->first, STORE_AWAY);

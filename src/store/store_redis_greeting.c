@@ -20,8 +20,9 @@ enum kind {
     STEP_NEW_EPOCH,
     STEP_EPOCH,
     STEP_TIME,
+    STEP_SCRIPT, /* and one for each further script */
 };
-_Static_assert(STEP_TIME + 1 == REDIS_GREETING_STEPS, "one command for each step");
+_Static_assert(STEP_SCRIPT + REDIS_SCRIPTS == REDIS_GREETING_STEPS, "one command for each step");
 
 static struct view text_of(const struct redisReply *answer)
 {
@@ -60,7 +61,8 @@ static void finish(struct redis_link *link)
 /* An ACL may forbid what podgate only wants to know. */
 static bool may_fail(enum kind kind)
 {
-    return kind == STEP_NAME || kind == STEP_INFO || kind == STEP_FSYNC || kind == STEP_POLICY;
+    return kind == STEP_NAME || kind == STEP_INFO || kind == STEP_FSYNC || kind == STEP_POLICY ||
+           kind == STEP_SCRIPT;
 }
 
 static void on_answer(void *argument, const struct redisReply *answer, UNUSED bool was_sent)
@@ -92,6 +94,7 @@ static void on_answer(void *argument, const struct redisReply *answer, UNUSED bo
     case STEP_AUTH:
     case STEP_SELECT:
     case STEP_NAME:
+    case STEP_SCRIPT:
     case STEP_PROBE: break;
     }
     if (link->greeting_waiting == 0) {
@@ -99,7 +102,8 @@ static void on_answer(void *argument, const struct redisReply *answer, UNUSED bo
     }
 }
 
-static bool say(struct redis_link *link, enum kind kind, int count, const struct view *words)
+static bool say_at(struct redis_link *link, size_t at, enum kind kind, int count,
+                   const struct view *words)
 {
     const char *data[6];
     size_t lengths[6];
@@ -108,12 +112,34 @@ static bool say(struct redis_link *link, enum kind kind, int count, const struct
         data[i] = words[i].data;
         lengths[i] = words[i].length;
     }
-    link->greeting[kind].kind = kind;
-    if (!redis_link_send(link, &link->greeting[kind].command, count, data, lengths, on_answer,
-                         &link->greeting[kind])) {
+    link->greeting[at].kind = kind;
+    if (!redis_link_send(link, &link->greeting[at].command, count, data, lengths, on_answer,
+                         &link->greeting[at])) {
         return false;
     }
     link->greeting_waiting++;
+    return true;
+}
+
+static bool say(struct redis_link *link, enum kind kind, int count, const struct view *words)
+{
+    return say_at(link, kind, kind, count, words);
+}
+
+/* Loaded before the first question: one that comes back with NOSCRIPT would be overtaken by those
+ * behind it. */
+static bool say_scripts(struct redis_link *link)
+{
+    const struct redis_scripts *scripts = &link->store->scripts;
+
+    for (size_t i = 0; i < REDIS_SCRIPTS; i++) {
+        struct view words[] = {VIEW("SCRIPT"), VIEW("LOAD"),
+                               view_make(scripts->texts[i], scripts->lengths[i])};
+
+        if (!say_at(link, STEP_SCRIPT + i, STEP_SCRIPT, 3, words)) {
+            return false;
+        }
+    }
     return true;
 }
 
@@ -187,7 +213,7 @@ void redis_greeting_begin(struct redis_link *link)
            say(link, STEP_NEW_EPOCH, 4,
                (struct view[]){VIEW("SET"), epoch_key, make_epoch(epoch), VIEW("NX")}) &&
            say(link, STEP_EPOCH, 2, (struct view[]){VIEW("GET"), epoch_key}) &&
-           say(link, STEP_TIME, 1, (struct view[]){VIEW("TIME")});
+           say(link, STEP_TIME, 1, (struct view[]){VIEW("TIME")}) && say_scripts(link);
     builder_clear(&keys);
     if (!good) {
         redis_link_fail(link, METRIC_STORE_FAULT_AWAY, VIEW("the greeting could not be sent"));

@@ -21,7 +21,7 @@
  * net/resolver and one timer here watches over each step: the rest between attempts, an attempt as
  * a whole, and the silence of a connection that owes an answer. */
 
-enum { BEAT_MS = 250 };
+enum { BEAT_MS = 250, JUDGE_MS = 250 };
 
 static void set_timer(struct redis_link *link, uint64_t ms)
 {
@@ -57,21 +57,21 @@ static uint64_t unsent_bytes(const struct redisAsyncContext *context)
     return context->c.obuf ? sdslen(context->c.obuf) : 0;
 }
 
+/* Only a command that had none before it says how fast Redis is; the others waited for those. */
 static void note_pace(struct redis_link *link, const struct redis_command *command)
 {
-    uint64_t now_ms = clock_mono_ms();
+    if (command->was_alone) {
+        bool is_slow = clock_mono_ms() - command->sent_ms > REDIS_SLOW_MS;
 
-    if (now_ms - command->sent_ms <= REDIS_SLOW_MS) {
-        link->slow_answers = 0;
-        return;
+        link->slow_answers = is_slow ? link->slow_answers + 1 : 0;
     }
-    /* Answers to what was sent before the last slow one came say nothing new: many commands wait
-     * behind one pause. */
-    if (link->slow_answers > 0 && command->sent_ms < link->slow_since_ms) {
-        return;
-    }
-    link->slow_since_ms = now_ms;
-    link->slow_answers++;
+}
+
+bool redis_link_has_room(const struct redis_link *link)
+{
+    /* Under load the connection is let run empty now and then, to see how fast it is. */
+    return link->state == REDIS_LINK_READY && !link->is_closing && link->in_flight < REDIS_WINDOW &&
+           (link->in_flight == 0 || clock_mono_ms() - link->judged_ms < JUDGE_MS);
 }
 
 static void end_command(struct redis_link *link, const struct redisReply *answer, bool was_sent)
@@ -79,6 +79,7 @@ static void end_command(struct redis_link *link, const struct redisReply *answer
     struct redis_command *command = link->first;
 
     link->first = command->next;
+    link->in_flight--;
     if (!link->first) {
         link->last = &link->first;
     }
@@ -135,6 +136,7 @@ bool redis_link_send(struct redis_link *link, struct redis_command *command, int
     command->answered = answered;
     command->argument = argument;
     command->sent_ms = clock_mono_ms();
+    command->was_alone = link->in_flight == 0;
     command->end = link->written + (uint64_t)length;
     if (redisAsyncFormattedCommand(link->context, on_reply, command, text, (size_t)length) !=
         REDIS_OK) {
@@ -145,6 +147,10 @@ bool redis_link_send(struct redis_link *link, struct redis_command *command, int
     link->written = command->end;
     *link->last = command;
     link->last = &command->next;
+    link->in_flight++;
+    if (command->was_alone) {
+        link->judged_ms = command->sent_ms;
+    }
     return true;
 }
 

@@ -50,17 +50,13 @@ const char *const redis_lua_put_result[] = {
     "if not j then return reply(e) end",
     "if j.g~=N('generation') then return reply('CONFLICT','job',out(j)) end",
     "if ended(j) then",
-    /* A reply was lost and the same end comes again: the same state, and the same bytes or
-     * none. */
-    "  local state,fate=S('state'),S('fate')",
-    "  if fate=='' then fate='none' end",
-    "  local same=j.s==state and j.dg==A.digest and",
-    "    (j.f~='kept' or (j.rb or 0)==N('result_bytes'))",
-    "  if same and not j.dg then",
-    "    same=fate==j.f",
-    "    if same and fate=='kept' then same=redis.pcall('GET',of('result',j.n))==S('result') end",
+    "  local state=S('state')",
+    /* A reply was lost and the same end comes again: the same state and bytes. */
+    "  local same=j.s==state and j.dg==A.digest",
+    "  if same and j.f=='kept' and S('fate')=='kept' and (j.rb or 0)==N('result_bytes') and",
+    "    (j.dg or redis.pcall('GET',of('result',j.n))==S('result')) then",
+    "    return reply('OK','job',out(j))",
     "  end",
-    "  if same and state~='LOST' then return reply('OK','job',out(j)) end",
     "  if same and state=='LOST' then",
     /* Said again without poll_on: it is looked for no more. */
     "    if N('poll_on')==0 and j.pu then",
