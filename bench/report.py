@@ -334,7 +334,7 @@ SKELETON = """\
 of the marked blocks is written by hand and stays.
 
     ./bootstrap && ./configure && make
-    bench/run                          # about six minutes; --quick for a first look
+    bench/run                          # about a quarter of an hour; --quick for a first look
     bench/profile --save
 
 Each server has one core for itself (`taskset`); the load generator (`bench/load.c`) and a small

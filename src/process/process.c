@@ -24,9 +24,9 @@
 
 enum {
     TURN_MS = 20,
-    KEY_CHECK_TURNS = 50, /* the key file is looked at once a second */
+    KEY_CHECK_TURNS = 50,        /* the key file is looked at once a second */
     HOT_SHRINKS_AT_PERCENT = 70, /* of memory.bodies; requests' bodies are refused from 80 on */
-    STUCK_MS = 5000,      /* a loop that did not turn for so long is stuck */
+    STUCK_MS = 5000,             /* a loop that did not turn for so long is stuck */
 };
 
 void process_notify(const char *state)
