@@ -478,6 +478,7 @@ static void serve_chunks(struct stream_reader *reader, struct stream_poll *poll,
 {
     if (reader->ending && !reader->drained && to - from <= poll->limit && !is_late &&
         now_ms < reader->ending_since_ms + ENDING_HOLD_MS) {
+        poll->hungry = true;
         return;
     }
     if (chunk_log_take(reader, from, to, poll->limit, poll->limit_bytes, &poll->chunks)) {
@@ -513,6 +514,7 @@ static void serve(struct stream_reader *reader, struct stream_poll *poll, uint64
     uint64_t from = poll->from;
     uint64_t to = chunk_log_available(reader);
 
+    poll->hungry = false;
     if (poll->fetch) {
         return;
     }
@@ -546,7 +548,9 @@ static void serve(struct stream_reader *reader, struct stream_poll *poll, uint64
         } else {
             give(reader, poll, from);
         }
-    } else if (is_late && !is_worth_a_look(reader, poll, now_ms)) {
+    } else if (!is_late || is_worth_a_look(reader, poll, now_ms)) {
+        poll->hungry = from >= reader->count;
+    } else {
         give_nothing(reader, poll, from);
     }
 }
@@ -560,6 +564,16 @@ void stream_desk_serve(struct stream_reader *reader)
         next = poll->desk_next;
         serve(reader, poll, now_ms);
     }
+}
+
+bool stream_desk_is_hungry(const struct stream_reader *reader)
+{
+    const struct stream_poll *poll = reader->polls;
+
+    while (poll && !poll->hungry) {
+        poll = poll->desk_next;
+    }
+    return poll != NULL;
 }
 
 /* ---- coming and going ------------------------------------------------------------------------ */

@@ -124,6 +124,7 @@ struct stream_poll {
     uint64_t generation;
     enum stream_delivery delivery;
     bool looking;
+    bool hungry;    /* it has been given all that there is */
     bool was_ended; /* what the consumer was before this answer */
     bool looked_at_job;
 
@@ -320,6 +321,9 @@ void stream_desk_settled(struct stream_poll *poll);
 
 /* Serves whoever can be served now. */
 void stream_desk_serve(struct stream_reader *reader);
+
+/* True when somebody waits for chunks that only upstream can have. */
+bool stream_desk_is_hungry(const struct stream_reader *reader);
 
 /* Writes cursors that moved. */
 void stream_desk_save(struct stream_reader *reader);

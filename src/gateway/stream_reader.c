@@ -15,9 +15,10 @@
 #include "model/metric_catalogue.h"
 
 /* Reading the upstream's /stream, which hands out each chunk once: one request at a time, while
- * somebody waits for chunks or they are to be captured. A request that is under way is never given
- * up, since its answer may hold chunks that upstream has no more. Of an answer that broke off the
- * chunks that came whole are kept.
+ * somebody waits for chunks or they are to be captured, and not ahead of that: what has been read
+ * and isn't written yet goes with a process that is killed. A request that is under way is never
+ * given up, since its answer may hold chunks that upstream has no more. Of an answer that broke off
+ * the chunks that came whole are kept.
  */
 
 enum {
@@ -53,7 +54,7 @@ static bool job_has_ended(const struct stream_reader *reader)
 
 static bool is_wanted(const struct stream_reader *reader)
 {
-    return (reader->polls != NULL || reader->capture) && !reader->drained &&
+    return (stream_desk_is_hungry(reader) || reader->capture) && !reader->drained &&
            !reader->streams->draining;
 }
 
