@@ -1,6 +1,7 @@
 /* For tests: put before a redis-server by LD_PRELOAD, moves what it takes for the wall clock, so
- * that days pass at once. PODGATE_TEST_CLOCK names a file that holds the milliseconds to add, which
- * the test maps and grows.
+ * that days pass at once. PODGATE_TEST_CLOCK names a file, which the test maps too, with two
+ * numbers: the milliseconds to add, and the wall time at which the clock stands still but for those
+ * (0: it runs).
  *
  * Not part of podgate; libc only.
  */
@@ -15,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static _Atomic uint64_t *ahead_ms;
+static _Atomic uint64_t *numbers;
 
 __attribute__((constructor)) static void map_clock(void)
 {
@@ -23,17 +24,20 @@ __attribute__((constructor)) static void map_clock(void)
     int descriptor = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 
     if (descriptor >= 0) {
-        void *mapped = mmap(NULL, sizeof *ahead_ms, PROT_READ, MAP_SHARED, descriptor, 0);
+        void *mapped = mmap(NULL, 2 * sizeof *numbers, PROT_READ, MAP_SHARED, descriptor, 0);
 
-        ahead_ms = mapped != MAP_FAILED ? mapped : NULL;
+        numbers = mapped != MAP_FAILED ? mapped : NULL;
         close(descriptor);
     }
 }
 
 static void move(struct timespec *now)
 {
-    uint64_t ms = ahead_ms ? *ahead_ms : 0;
+    uint64_t ms = numbers ? numbers[0] : 0;
 
+    if (numbers && numbers[1] != 0) {
+        *now = (struct timespec){(time_t)(numbers[1] / 1000), (long)(numbers[1] % 1000) * 1000000};
+    }
     now->tv_sec += (time_t)(ms / 1000);
     now->tv_nsec += (long)(ms % 1000) * 1000000;
     if (now->tv_nsec >= 1000000000) {

@@ -31,7 +31,7 @@ static struct {
     char directory[256];
     char socket[108]; /* what a Unix address holds */
     char clock_path[512];
-    _Atomic uint64_t *ahead_ms;
+    _Atomic uint64_t *clock_numbers; /* see redis_clock.c */
 } redis_server;
 
 static uint64_t redis_server_real_ms(void)
@@ -51,11 +51,11 @@ static void redis_server_map_clock(void)
              redis_server.directory);
     descriptor = open(redis_server.clock_path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     cr_assert_geq(descriptor, 0);
-    cr_assert_eq(ftruncate(descriptor, (off_t)sizeof(uint64_t)), 0);
-    mapped = mmap(NULL, sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
+    cr_assert_eq(ftruncate(descriptor, (off_t)(2 * sizeof(uint64_t))), 0);
+    mapped = mmap(NULL, 2 * sizeof(uint64_t), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     cr_assert_neq(mapped, MAP_FAILED);
     close(descriptor);
-    redis_server.ahead_ms = mapped;
+    redis_server.clock_numbers = mapped;
 }
 
 /* The folder that the running program lies in. */
@@ -119,7 +119,7 @@ static __attribute__((unused)) void redis_server_start(const char *directory, co
     cr_assert_lt(
         snprintf(redis_server.socket, sizeof redis_server.socket, "%s/redis.sock", directory),
         (int)sizeof redis_server.socket, "TMPDIR is too long for a Unix socket");
-    if (!redis_server.ahead_ms) {
+    if (!redis_server.clock_numbers) {
         redis_server_map_clock();
     }
     snprintf(path, sizeof path, "%s/redis.conf", directory);
@@ -165,7 +165,13 @@ static __attribute__((unused)) void redis_server_stop(int signal_number)
 /* Moves its clock on. */
 static __attribute__((unused)) void redis_server_pass(uint64_t ms)
 {
-    *redis_server.ahead_ms += ms;
+    redis_server.clock_numbers[0] += ms;
+}
+
+/* Makes its clock stand still at `wall_ms`, but for what redis_server_pass() says. */
+static __attribute__((unused)) void redis_server_stand_still(uint64_t wall_ms)
+{
+    redis_server.clock_numbers[1] = wall_ms;
 }
 
 #endif

@@ -6,8 +6,8 @@
 #include "redis_server.h"
 #include "store_suite.h"
 
-/* The suite on a real Redis that syncs each write, and what several podgates on it see of one
- * another. */
+/* The suite on a real Redis that syncs each write, with the spool before it; what several podgates
+ * on it see of one another; and Redis alone, without a spool, while it is away. */
 
 static void begin(void)
 {
@@ -19,12 +19,14 @@ static void end(void)
     redis_server_stop(SIGKILL);
 }
 
+static const char *on_outage = "spool";
+
 static void options(size_t index, char *text, size_t capacity)
 {
     snprintf(text, capacity,
              "backend = \"redis\" url = \"redis+unix://%s\" path = \"%s/spool-%zu.db\" "
-             "on_outage = \"refuse\" instances = 2",
-             redis_server.socket, suite_directory(), index);
+             "on_outage = \"%s\" instances = 2",
+             redis_server.socket, suite_directory(), index, on_outage);
 }
 
 static void restart(void)
@@ -290,7 +292,13 @@ Test(store_two_podgates, cursors_and_chunks_are_shared)
 
 /* ---- a Redis that dies ----------------------------------------------------------------------- */
 
-TestSuite(store_redis_away, .init = suite_set_up, .fini = suite_tear_down);
+static void set_up_refusing(void)
+{
+    on_outage = "refuse";
+    suite_set_up();
+}
+
+TestSuite(store_redis_away, .init = set_up_refusing, .fini = suite_tear_down);
 
 Test(store_redis_away, what_was_confirmed_is_there_when_redis_was_killed_under_a_running_podgate)
 {
@@ -299,7 +307,8 @@ Test(store_redis_away, what_was_confirmed_is_there_when_redis_was_killed_under_a
 
     add_result(VIEW("job-1"), VIEW("result"));
     restart();
-    while (ASK(.operation = STORE_COUNT, .timeout_ms = 1000)->result != STORE_OK) {
+    while (ASK(.operation = STORE_GET_JOB, ABOUT("job-1"), .timeout_ms = 1000)->result !=
+           STORE_OK) {
         cr_assert_lt(suite_real_ms(), until_ms, "never connected again");
     }
     result_of(VIEW("job-1"), &stored);
@@ -342,6 +351,119 @@ Test(store_redis_away, a_redis_that_is_stopped_times_out)
     cr_assert(reply->result == STORE_TIMED_OUT || reply->result == STORE_AWAY, "%s",
               store_result_text(reply->result));
     kill(redis_server.process, SIGCONT);
+}
+
+/* ---- outages, one after the other ------------------------------------------------------------ */
+
+TestSuite(store_outages, .init = suite_set_up, .fini = suite_tear_down, .timeout = 300);
+
+enum { OUTAGE_SEEDS = 4, OUTAGE_JOBS = 120 };
+
+static uint64_t outage_random;
+
+static unsigned outage_chance(unsigned below)
+{
+    outage_random = outage_random * 6364136223846793005 + 1442695040888963407;
+    return (unsigned)(outage_random >> 40) % below;
+}
+
+static void expect_drained(void)
+{
+    uint64_t until_ms = suite_real_ms() + SUITE_FOREVER_MS;
+    const struct store_reply *reply;
+
+    do {
+        cr_assert_lt(suite_real_ms(), until_ms, "the spool is never empty");
+        reply = ASK(.operation = STORE_COUNT, .timeout_ms = 2000);
+    } while (store_state(suite_instances[0].store) != STORE_STATE_READY ||
+             reply->result != STORE_OK || reply->counts.spooled > 0);
+}
+
+/* Kills and starts Redis and podgate by chance between any two questions. What was confirmed, by
+ * Redis or by the spool, is there in the end, byte for byte, and nothing else is. */
+static void play_outages(unsigned seed)
+{
+    enum {
+        NOTHING,
+        CONFIRMED,
+        UNSURE
+    } jobs[OUTAGE_JOBS] = {NOTHING},
+      results[OUTAGE_JOBS] = {NOTHING};
+    size_t spooled = 0;
+
+    outage_random = seed + 1;
+    for (unsigned i = 0; i < 3 * OUTAGE_JOBS; i++) {
+        unsigned number = i < OUTAGE_JOBS ? i : outage_chance(OUTAGE_JOBS);
+        struct view job = suite_format("job-%u-%u", seed, number);
+        struct store_question known = known_question(seed * 1000 + number, VIEW(""), job);
+        struct store_question ended = result_question(job, suite_format("result of %u", number));
+        const struct store_reply *reply;
+
+        if (outage_chance(15) == 0) {
+            if (redis_server.process > 0) {
+                redis_server_stop(SIGKILL);
+            } else {
+                redis_server_start(suite_directory(), "");
+            }
+        }
+        if (outage_chance(30) == 0) {
+            suite_close(0);
+            cr_assert(suite_try_open(0), "%s", suite_problem);
+        }
+        known.timeout_ms = ended.timeout_ms = 2000;
+        if (jobs[number] != CONFIRMED) {
+            reply = suite_ask(0, &known);
+            jobs[number] = reply->result == STORE_OK          ? CONFIRMED
+                           : reply->result == STORE_TIMED_OUT ? UNSURE
+                                                              : jobs[number];
+        } else if (results[number] != CONFIRMED) {
+            reply = suite_ask(0, &ended);
+            results[number] = reply->result == STORE_OK                                  ? CONFIRMED
+                              : store_failed(reply->result) || results[number] == UNSURE ? UNSURE
+                                                                                         : NOTHING;
+            cr_assert(store_failed(reply->result) || reply->result == STORE_OK ||
+                          reply->result == STORE_CONFLICT,
+                      "seed %u: the end of job %u is %s", seed, number,
+                      store_result_text(reply->result));
+        } else {
+            continue;
+        }
+        spooled += reply->spooled ? 1 : 0;
+    }
+    if (redis_server.process == 0) {
+        redis_server_start(suite_directory(), "");
+    }
+    expect_drained();
+    cr_assert_gt(spooled, 0, "seed %u: nothing went to the spool: the test tests nothing", seed);
+    for (unsigned number = 0; number < OUTAGE_JOBS; number++) {
+        struct view job = suite_format("job-%u-%u", seed, number);
+        const struct store_reply *reply =
+            ASK(.operation = STORE_GET_JOB, .endpoint = ENDPOINT, .job = job, .with_result = true);
+
+        cr_assert(jobs[number] != CONFIRMED || reply->result == STORE_OK,
+                  "seed %u: job %u was confirmed and is %s", seed, number,
+                  store_result_text(reply->result));
+        cr_assert(jobs[number] != NOTHING || reply->result == STORE_ABSENT,
+                  "seed %u: job %u was refused and is there", seed, number);
+        if (results[number] == CONFIRMED) {
+            cr_assert_eq(reply->job.state, JOB_COMPLETED, "seed %u: job %u is %s", seed, number,
+                         job_state_text(reply->job.state));
+            cr_assert_view(body_view(reply->body), suite_format("result of %u", number));
+        }
+    }
+}
+
+Test(store_outages, nothing_that_was_confirmed_is_lost)
+{
+    const char *one = getenv("PODGATE_SEED");
+
+    if (one) {
+        play_outages((unsigned)strtoul(one, NULL, 10));
+        return;
+    }
+    for (unsigned seed = 0; seed < OUTAGE_SEEDS; seed++) {
+        play_outages(seed);
+    }
 }
 
 /* ---- a Redis with things that aren't podgate's ----------------------------------------------- */
