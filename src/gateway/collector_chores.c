@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "gateway/collector_private.h"
+#include "store/hot_cache.h"
 
 /* What the collector does beside polling: jobs that a purge marked are cancelled at upstream,
  * within its limit on cancels; and results that are over leave the store. */
@@ -180,6 +181,15 @@ static void log_evicted(struct collector *collector, const struct store_job *job
     log_end(line);
 }
 
+/* What is gone from the store isn't served from memory for a while yet: the answer would depend on
+ * who asked lately. */
+static void forget_evicted(struct collector *collector, const struct store_job *job)
+{
+    if (collector->shared->hot_cache) {
+        hot_cache_drop(collector->shared->hot_cache, job->endpoint, job->id);
+    }
+}
+
 static void on_expired(void *argument, const struct store_reply *reply)
 {
     struct collector *collector = argument;
@@ -196,6 +206,7 @@ static void on_expired(void *argument, const struct store_reply *reply)
         metrics_add(collector->metrics, METRIC_RESULTS_GONE, METRIC_GONE_EVICTED, 0,
                     (int64_t)reply->evicted);
         for (size_t i = 0; i < reply->count; i++) {
+            forget_evicted(collector, &reply->jobs[i]);
             log_evicted(collector, &reply->jobs[i]);
         }
     }

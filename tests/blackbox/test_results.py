@@ -5,6 +5,7 @@ import base64
 import gzip
 import hashlib
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -372,6 +373,19 @@ def test_a_result_outlives_the_upstreams_retention_and_not_its_own(podgate, make
                               what="the result's own end")
     assert gone.json["code"] == "job_expired"
     assert gone.field("podgate-origin") == "gateway"
+
+
+def test_the_oldest_results_make_room_and_say_so(podgate, lab):
+    upstream = Upstream()
+    gateway = podgate(lab.scripted(upstream), {"retention": {"max_total": "1MiB", "max_result": "1MiB"}})
+    jobs = [Stored(gateway, upstream, b'"' + base64.b64encode(random.randbytes(300000)) + b'"')
+            for _ in range(6)]
+    gone = harness.wait_until(lambda: jobs[0].get().status == 404 and jobs[0].get(), 30,
+                              what="the oldest result's eviction")
+    assert gone.json["code"] == "result_evicted"
+    assert jobs[-1].get().body == jobs[-1].bytes
+    harness.wait_until(lambda: gateway.log_lines("result_evicted", job=jobs[0].job))
+    assert gateway.metric("podgate_results_gone_total", reason="evicted") >= 2
 
 
 def test_a_result_that_nobody_fetched_is_there_when_upstream_has_forgotten_it(podgate, make_sim):
