@@ -330,23 +330,26 @@ static struct flight_answer *judge_adoption(struct flight *flight, struct flight
     struct relay_facts facts;
 
     flight->adopting = false;
-    if (flight_answer_is_failure(answer)) {
+    if (answer->status == 404) {
+        flight_answer_unref(answer);
+        return flight->nobody ? flight_answer_ref(flight->nobody) : NULL;
+    }
+    if (flight_answer_is_failure(answer) || answer->status != 200) {
         return answer;
     }
-    if (answer->status == 200 && relay_read_facts(body_view(answer->body), &facts)) {
-        if (view_equal(facts.id, flight_job_id(flight)) && !facts.twice) {
-            flight->write_call = store_ask(gateway->store, &question, on_adopted, flight);
-            if (flight->write_call) {
-                flight->adopting = true;
-                flight->adopted = answer;
-                return NULL;
-            }
-            flight_answer_unref(answer);
-            return flight_problem_answer(PROBLEM_OVERLOADED);
-        }
+    if (!relay_read_facts(body_view(answer->body), &facts) || facts.twice ||
+        !view_equal(facts.id, flight_job_id(flight))) {
+        flight_answer_unref(answer);
+        return flight_problem_answer(PROBLEM_UPSTREAM_MISMATCH);
     }
-    flight_answer_unref(answer);
-    return flight->nobody ? flight_answer_ref(flight->nobody) : NULL;
+    flight->write_call = store_ask(gateway->store, &question, on_adopted, flight);
+    if (!flight->write_call) {
+        flight_answer_unref(answer);
+        return flight_problem_answer(PROBLEM_OVERLOADED);
+    }
+    flight->adopting = true;
+    flight->adopted = answer;
+    return NULL;
 }
 
 struct flight_answer *flight_judge_answer(struct flight *flight, struct flight_answer *answer)

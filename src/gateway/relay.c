@@ -363,8 +363,9 @@ static void record_long(struct request *request)
 {
     struct relay_facts facts;
 
-    if (!request->plan->record) {
-        stream_collected(request, false);
+    if (!request->plan->record || !request->plan->is_submit) {
+        stream_collected(request,
+                         false); /* only a submit's id is worth a look into its beginning */
         return;
     }
     if (!relay_read_cut_facts(body_view(request->answer), &facts)) {

@@ -26,12 +26,12 @@ OUTPUTS = {
     "empty_string": b'""',
 }
 
-# (method, path, request body)
+# (method, path, request body); what streams and retries keep as it is stands in test_streams.py and
+# test_ledger.py
 OPERATIONS = [
     ("POST", "run", b'{"input":{"a":1}}'), ("POST", "runsync", b'{"input":{"a":1}}'),
     ("GET", "status/a-u1", None), ("POST", "status/a-u1", b""), ("GET", "status-sync/a-u1", None),
-    ("GET", "stream/a-u1", None), ("POST", "stream/a-u1", b"{}"), ("POST", "cancel/a-u1", b""),
-    ("POST", "retry/a-u1", b""), ("POST", "purge-queue", b""), ("GET", "health", None),
+    ("POST", "cancel/a-u1", b""), ("POST", "purge-queue", b""), ("GET", "health", None),
     ("GET", "requests", None), ("POST", "batch", b'[{"input":{}}]'),
     ("GET", "openai/v1/models", None), ("POST", "openai/v1/chat/completions", b'{"model":"m"}'),
     ("POST", "openai/v1/embeddings", b'{"model":"m","input":"x"}'),
@@ -149,8 +149,8 @@ def test_chunked_body_that_grows_too_large_is_refused(pair):
     assert len(pair.upstream.requests) == count
 
 
-@pytest.mark.parametrize("method, path", [("GET", "status/a-u1"), ("GET", "stream/a-u1"),
-                                          ("POST", "runsync"), ("GET", "openai/v1/files"),
+@pytest.mark.parametrize("method, path", [("GET", "status/a-u1"), ("POST", "runsync"),
+                                          ("GET", "openai/v1/files"),
                                           ("GET", "status-sync/a-u1")])
 @pytest.mark.parametrize("size", [1 * MIB, 10 * MIB, 20 * MIB])
 def test_large_answers_arrive_whole(pair, method, path, size):
@@ -168,17 +168,10 @@ def test_answer_above_max_result_is_streamed(pair):
     assert digest(reply.body) == digest(pair.echo.body)
 
 
-def test_stream_elements_are_opaque(pair):
-    pair.echo.body = (b'{"status":"IN_PROGRESS","stream":[{"metrics":{"a":0.0016722408026755853},'
-                      b'"output":{"text":[" How"],"n":12345678901234567890}}]}')
-    reply = pair.request("GET", "/v2/ep/stream/a-u1", pair.key)
-    assert reply.body == pair.echo.body
-
-
 def test_key_that_upstream_echoes_is_masked(pair):
     """The one change that is made to an answer."""
     pair.echo.body = b'{"error":"key ' + harness.UPSTREAM_KEY.encode() + b' is odd"}'
-    for path in ("status/a-u1", "openai/v1/models", "health"):
+    for path in ("requests", "openai/v1/models", "health"):
         reply = pair.request("GET", f"/v2/{harness.unique('ep')}/{path}", pair.key)
         assert harness.UPSTREAM_KEY.encode() not in reply.body
         assert reply.body.startswith(b'{"error":"key ')
@@ -191,6 +184,8 @@ def test_json_errors_of_upstream_keep_status_and_bytes(lab, podgate, status):
     gateway = podgate(lab.scripted(lambda received, connection: faults.response(status, body)))
     for method, path in (("POST", "run"), ("GET", "status/a"), ("GET", "health"),
                          ("POST", "openai/v1/completions")):
+        if status == 404 and path == "status/a":
+            continue  # a job that nobody knows is told in podgate's own words
         reply = gateway.request(method, f"/v2/{harness.unique('ep')}/{path}", gateway.key,
                                 b"{}" if method == "POST" else None)
         assert (reply.status, reply.body) == (status, body), path
