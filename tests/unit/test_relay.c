@@ -3,7 +3,7 @@
 #include "gateway_fixture.h"
 
 /* What becomes of the upstream's answers, by way of operations that are passed on as they are:
- * /requests (collected), /openai (in pieces), /stream, /cancel. */
+ * /requests (collected), /openai (in pieces), /cancel. */
 
 static struct caller caller;
 
@@ -64,7 +64,8 @@ Test(relay, what_is_not_json_keeps_its_4xx_and_becomes_502_else)
 {
     expect_mapped("HTTP/1.1 404 No\r\nContent-Length: 9\r\n\r\nnot found", false, 404,
                   "upstream_error");
-    expect_mapped("HTTP/1.1 500 No\r\nContent-Length: 6\r\n\r\n<html>", false, 502, "upstream_error");
+    expect_mapped("HTTP/1.1 500 No\r\nContent-Length: 6\r\n\r\n<html>", false, 502,
+                  "upstream_error");
     expect_mapped("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", false, 502,
                   "upstream_not_json");
     expect_mapped("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", false, 502, "upstream_not_json");
@@ -73,8 +74,8 @@ Test(relay, what_is_not_json_keeps_its_4xx_and_becomes_502_else)
 Test(relay, garbage_is_told_from_a_broken_answer)
 {
     expect_mapped("SSH-2.0-OpenSSH\r\n\r\n", false, 502, "upstream_malformed");
-    expect_mapped("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", false, 502,
-                  "upstream_malformed");
+    expect_mapped("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", false,
+                  502, "upstream_malformed");
     expect_mapped("HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{\"a\":", true, 502,
                   "upstream_broken");
     expect_mapped("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n" EMPTY, false, 502,
@@ -175,6 +176,8 @@ Test(relay, the_upstreams_key_is_masked_in_what_it_echoes)
     EXPECT_ANSWER(&caller, 200);
     cr_assert_not(caller_has(&caller, TEST_KEY));
     caller_clear(&caller);
+    enter_job("abc", "j");
+    upstream_says("200 OK", "{\"id\":\"j\",\"status\":\"IN_QUEUE\",\"echo\":\"" TEST_KEY "\"}");
     get(&caller, "/v2/abc/status/j");
     EXPECT_ANSWER(&caller, 200);
     cr_assert_not(caller_has(&caller, TEST_KEY), "a shared answer gives the key away");
@@ -182,7 +185,8 @@ Test(relay, the_upstreams_key_is_masked_in_what_it_echoes)
 
 /* ---- pieces */
 
-#define CHUNKS "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+#define CHUNKS                                                                                     \
+    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 #define OPENAI "/v2/abc/openai/v1/chat/completions"
 
 static void begin_stream(const char *fields)
@@ -251,8 +255,8 @@ Test(relay, a_silent_stream_ends_after_the_idle_timeout)
     RUN_UNTIL(caller_is_over(&caller));
 }
 
-/* 40 MB through sockets that hold less: when the caller takes nothing, the upstream must not get rid
- * of its bytes either. */
+/* 40 MB through sockets that hold less: when the caller takes nothing, the upstream must not get
+ * rid of its bytes either. */
 Test(relay, a_slow_caller_stops_the_upstream)
 {
     enum { PIECE = 64 * 1024, PIECES = 600 };
@@ -290,7 +294,7 @@ Test(relay, a_result_above_what_podgate_keeps_is_passed_on_in_pieces)
     open_gateways(1, "", ALL_OPERATIONS, "retention { max_result = \"1MiB\" }");
     caller_open(&caller, FRONT);
     memset(long_answer, 'r', LENGTH);
-    memcpy(long_answer, "{\"a\":\"", 6);
+    memcpy(long_answer, "{\"id\":\"j\",\"a\":\"", 15);
     memcpy(long_answer + LENGTH - 2, "\"}", 2);
     long_answer[LENGTH] = '\0';
     upstream_says("200 OK", long_answer);
@@ -299,6 +303,7 @@ Test(relay, a_result_above_what_podgate_keeps_is_passed_on_in_pieces)
     cr_assert_str_eq(answer_body(&caller), long_answer);
     cr_assert(caller_has(&caller, "Content-Length: 3145728\r\n"));
     caller_clear(&caller);
+    enter_job("abc", "j");
     get(&caller, "/v2/abc/status/j"); /* a flight can't hold it: a request of its own */
     EXPECT_ANSWER(&caller, 200);
     cr_assert_str_eq(answer_body(&caller), long_answer);
@@ -310,8 +315,9 @@ Test(relay, http_1_0_gets_a_stream_that_ends_with_the_connection)
     char *text = NULL;
 
     upstream_holds();
-    cr_assert_gt(asprintf(&text, "POST " OPENAI " HTTP/1.0\r\nAuthorization: Bearer %s\r\n"
-                                 "Connection: keep-alive\r\nContent-Length: 2\r\n\r\n{}",
+    cr_assert_gt(asprintf(&text,
+                          "POST " OPENAI " HTTP/1.0\r\nAuthorization: Bearer %s\r\n"
+                          "Connection: keep-alive\r\nContent-Length: 2\r\n\r\n{}",
                           key_text),
                  0);
     caller_send(&caller, text);
@@ -348,6 +354,7 @@ Test(relay, a_read_is_sent_again_once_when_its_connection_breaks)
 
 Test(relay, a_cancel_is_not_sent_again)
 {
+    enter_job("abc", "j");
     peer.resets = 1;
     upstream_says("200 OK", "{}");
     post(&caller, "/v2/abc/cancel/j", NULL);
@@ -357,6 +364,7 @@ Test(relay, a_cancel_is_not_sent_again)
 
 Test(relay, a_cancel_survives_its_caller)
 {
+    enter_job("abc", "j");
     upstream_holds();
     post(&caller, "/v2/abc/cancel/j", NULL);
     RUN_UNTIL(seen_count == 1);
@@ -371,6 +379,7 @@ Test(relay, a_cancel_survives_its_caller)
 
 Test(relay, an_endpoint_that_keeps_failing_is_not_asked_while_others_are)
 {
+    enter_job("abc", "j");
     upstream_says("503 Busy", "{}");
     for (unsigned i = 0; i < BREAKER_FAILURES; i++) {
         get(&caller, READ);
@@ -412,52 +421,16 @@ static void expect_target(const char *method, const char *target, const char *bo
 
 Test(forward, each_operation_goes_to_its_own_target)
 {
-    expect_target("POST", "/v2/abc/cancel/j", "{}", "POST /v2/abc/cancel/j HTTP/1.1\r\n");
+    enter_job("abc", "j");
     expect_target("POST", "/v2/abc/purge-queue", NULL, "POST /v2/abc/purge-queue HTTP/1.1\r\n");
-    expect_target("GET", "/v2/abc/requests?limit=5", NULL, "GET /v2/abc/requests?limit=5 HTTP/1.1\r\n");
+    expect_target("GET", "/v2/abc/requests?limit=5", NULL,
+                  "GET /v2/abc/requests?limit=5 HTTP/1.1\r\n");
     expect_target("GET", "/v2/abc/openai/v1/models", NULL,
                   "GET /v2/abc/openai/v1/models HTTP/1.1\r\n");
     expect_target("POST", "/v2/abc/openai/v1/embeddings", "{}",
                   "POST /v2/abc/openai/v1/embeddings HTTP/1.1\r\n");
-}
-
-Test(stream, without_a_wait_upstream_holds_it_for_8_s)
-{
-    expect_target("GET", "/v2/abc/stream/j", NULL, "GET /v2/abc/stream/j?wait=8000 HTTP/1.1\r\n");
-}
-
-Test(stream, a_wait_goes_up_within_its_limits)
-{
-    expect_target("GET", "/v2/abc/stream/j?wait=20000", NULL,
-                  "GET /v2/abc/stream/j?wait=20000 HTTP/1.1\r\n");
-    expect_target("GET", "/v2/abc/stream/j?wait=5", NULL,
-                  "GET /v2/abc/stream/j?wait=1000 HTTP/1.1\r\n");
-    expect_target("GET", "/v2/abc/stream/j?wait=99999999", NULL,
-                  "GET /v2/abc/stream/j?wait=300000 HTTP/1.1\r\n");
-}
-
-Test(stream, a_post_goes_up_as_a_get_without_its_body)
-{
-    expect_target("POST", "/v2/abc/stream/j", "{}", "GET /v2/abc/stream/j?wait=8000 HTTP/1.1\r\n");
-    cr_assert_null(strstr(seen[0], "Content-Length"));
-}
-
-Test(stream, an_answer_that_is_late_is_a_timeout_and_nothing_is_shared)
-{
-    struct caller second;
-
-    upstream_holds();
-    caller_open(&second, FRONT);
-    get(&caller, "/v2/abc/stream/j?wait=2000");
-    get(&second, "/v2/abc/stream/j?wait=2000");
-    RUN_UNTIL(seen_count == 2); /* each chunk is handed out once: two callers are two requests */
-    pass(2500);
-    cr_assert_eq(answer_status(&caller), 0);
-    pass(1000);
-    EXPECT_PROBLEM(&caller, 504, "upstream_timeout");
-    EXPECT_PROBLEM(&second, 504, "upstream_timeout");
-    caller_close(&second);
+    /* The last one, since its end is asked for at once. */
+    expect_target("POST", "/v2/abc/cancel/j", "{}", "POST /v2/abc/cancel/j HTTP/1.1\r\n");
 }
 
 TestSuite(forward, .init = set_up_caller, .fini = tear_down_caller, .timeout = 60);
-TestSuite(stream, .init = set_up_caller, .fini = tear_down_caller, .timeout = 60);

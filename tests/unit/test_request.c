@@ -305,6 +305,8 @@ Test(request, a_late_answer_finds_no_request_in_the_place_of_the_one_that_left)
 {
     struct request_handle handle = {.gateway_index = 0, .slot = 0, .generation = 1};
 
+    enter_job("abc", "j");
+    enter_job("abc", "other");
     upstream_holds();
     get(&caller, "/v2/abc/status/j");
     RUN_UNTIL(seen_count == 1);
