@@ -12,7 +12,7 @@ import harness
 import wire
 
 EX_USAGE, EX_DATAERR, EX_NOINPUT, EX_UNAVAILABLE = 64, 65, 66, 69
-EX_NOPERM, EX_CONFIG = 77, 78
+EX_TEMPFAIL, EX_NOPERM, EX_CONFIG = 75, 77, 78
 
 
 def run(*arguments, user=None):
@@ -68,17 +68,51 @@ def socket_path():
 
 
 @pytest.fixture
+def make_redis(tmp_path):
+    """Starts a Redis of the test's own; options as on its command line."""
+    made = []
+
+    def make(*options):
+        port = harness.PORTS.take()
+        directory = tmp_path / f"redis-{len(made)}"
+        server = harness.Program(directory, "redis")
+        server.port = port
+        server.spawn(["redis-server", "--port", str(port), "--bind", "127.0.0.1",
+                      "--dir", str(directory), "--save", "", *options])
+        made.append(server)
+        harness.wait_until(lambda: "Ready to accept connections" in server.output(), 10)
+        return server
+    yield make
+    for server in made:
+        server.kill()
+        harness.PORTS.give_back(server.port)
+
+
+def redis_store(server, **more):
+    return {"backend": "redis", "url": f"redis://127.0.0.1:{server.port}/0", **more}
+
+
+@pytest.fixture
 def operated(podgate, sim, socket_path):
     return Operated(podgate(sim, {"admin_socket": socket_path}), socket_path)
 
 
+@pytest.fixture(params=["embedded", "redis"])
+def stored(request, podgate, sim, make_redis, socket_path):
+    """The same on each of the stores."""
+    options = {"admin_socket": socket_path}
+    if request.param == "redis":
+        options["store"] = redis_store(make_redis("--appendonly", "yes", "--appendfsync", "always"))
+    return Operated(podgate(sim, options), socket_path)
+
+
 # ---- jobs ----------------------------------------------------------------------------------------
 
-def test_jobs_are_listed_with_their_state(operated, endpoint):
-    done = operated.run_job(endpoint)
-    waiting = operated.run_job(endpoint, mock_delay=600000)
-    harness.wait_until(lambda: operated.state_of(endpoint, done) == "COMPLETED")
-    table = rows(operated.ctl("jobs", "--endpoint", endpoint))
+def test_jobs_are_listed_with_their_state(stored, endpoint):
+    done = stored.run_job(endpoint)
+    waiting = stored.run_job(endpoint, mock_delay=600000)
+    harness.wait_until(lambda: stored.state_of(endpoint, done) == "COMPLETED")
+    table = rows(stored.ctl("jobs", "--endpoint", endpoint))
     assert {row["JOB"] for row in table} == {done, waiting}
     assert table[0]["JOB"] == waiting, "newest first"
     by_job = {row["JOB"]: row for row in table}
@@ -87,7 +121,7 @@ def test_jobs_are_listed_with_their_state(operated, endpoint):
     assert by_job[done]["TEAM"] == "alpha"
 
     def ids(*arguments):
-        return [job["id"] for job in operated.json("jobs", "--endpoint", endpoint,
+        return [job["id"] for job in stored.json("jobs", "--endpoint", endpoint,
                                                    *arguments)["jobs"]]
     assert ids("--state", "completed") == [done]
     assert ids("--state", "KEPT") == [done]
@@ -96,34 +130,34 @@ def test_jobs_are_listed_with_their_state(operated, endpoint):
     assert ids("--since", "1h") == [waiting, done]
     assert ids("--since", "2999-01-01") == []
     assert ids("--limit", "1") == [waiting]
-    assert operated.json("jobs", "--endpoint", endpoint, "--limit", "1")["more"] is True
+    assert stored.json("jobs", "--endpoint", endpoint, "--limit", "1")["more"] is True
 
 
-def test_a_job_is_shown_whole(operated, endpoint):
-    job = operated.run_job(endpoint, value="x" * 100)
-    harness.wait_until(lambda: operated.state_of(endpoint, job) == "COMPLETED")
-    shown = operated.json("job", endpoint, job)
-    body = operated.gateway.request("GET", f"/v2/{endpoint}/status/{job}",
-                                    operated.gateway.key).body
+def test_a_job_is_shown_whole(stored, endpoint):
+    job = stored.run_job(endpoint, value="x" * 100)
+    harness.wait_until(lambda: stored.state_of(endpoint, job) == "COMPLETED")
+    shown = stored.json("job", endpoint, job)
+    body = stored.gateway.request("GET", f"/v2/{endpoint}/status/{job}",
+                                    stored.gateway.key).body
     assert shown["result_bytes"] == len(body)
     assert shown["key"] == "main" and shown["kind"] == "run" and shown["generation"] == 1
-    text = operated.ctl("job", endpoint, job)
+    text = stored.ctl("job", endpoint, job)
     assert f"\nsha256         {shown['sha256']}\n" in text
-    assert "no such job" in operated.ctl("job", endpoint, "nothing-u1", expect=EX_DATAERR)
+    assert "no such job" in stored.ctl("job", endpoint, "nothing-u1", expect=EX_DATAERR)
 
 
-def test_a_job_from_before_podgate_is_adopted_and_kept(operated, sim, endpoint):
+def test_a_job_from_before_podgate_is_adopted_and_kept(stored, sim, endpoint):
     job = wire.request(sim.port, "POST", f"/v2/{endpoint}/run", sim.key,
                        {"input": {"mock_return": "old"}}).json["id"]
-    assert "alpha" in operated.ctl("adopt", endpoint, job, "--team", "alpha")
-    harness.wait_until(lambda: operated.state_of(endpoint, job) == "COMPLETED")
+    assert "alpha" in stored.ctl("adopt", endpoint, job, "--team", "alpha")
+    harness.wait_until(lambda: stored.state_of(endpoint, job) == "COMPLETED")
     polls = len(sim.requests(job=job))
-    reply = operated.gateway.request("GET", f"/v2/{endpoint}/status/{job}", operated.gateway.key)
+    reply = stored.gateway.request("GET", f"/v2/{endpoint}/status/{job}", stored.gateway.key)
     assert reply.json["output"] == "old"
     assert len(sim.requests(job=job)) == polls, "the stored result answers"
-    assert "alpha" in operated.ctl("adopt", endpoint, job, "--team", "alpha", expect=EX_DATAERR)
-    assert "team" in operated.ctl("adopt", endpoint, job, "--team", "nobody", expect=EX_USAGE)
-    assert operated.gateway.log_lines("job_adopted", job=job, uid=os.geteuid())
+    assert "alpha" in stored.ctl("adopt", endpoint, job, "--team", "alpha", expect=EX_DATAERR)
+    assert "team" in stored.ctl("adopt", endpoint, job, "--team", "nobody", expect=EX_USAGE)
+    assert stored.gateway.log_lines("job_adopted", job=job, uid=os.geteuid())
 
 
 # ---- unknown submits -----------------------------------------------------------------------------
@@ -143,42 +177,42 @@ def lose_a_submit(operated, sim, endpoint):
     return submits[0]["submit"], made[0]
 
 
-def test_an_unknown_submit_is_found_at_upstream_and_settled(operated, sim):
+def test_an_unknown_submit_is_found_at_upstream_and_settled(stored, sim):
     endpoint = harness.unique("ep")
-    known = operated.run_job(endpoint)
-    submit, job = lose_a_submit(operated, sim, endpoint)
-    row = rows(operated.ctl("unknown", "list", "--endpoint", endpoint))[0]
+    known = stored.run_job(endpoint)
+    submit, job = lose_a_submit(stored, sim, endpoint)
+    row = rows(stored.ctl("unknown", "list", "--endpoint", endpoint))[0]
     assert row["SUBMIT"] == submit and row["TEAM"] == "alpha" and row["KEYED"] == "no"
     assert row["OPERATION"] == "run" and row["KEY"] == "main"
-    found = operated.json("unknown", "candidates", submit)
+    found = stored.json("unknown", "candidates", submit)
     assert [candidate["id"] for candidate in found["candidates"]] == [job]
     assert found["known"] == 1
-    assert job in operated.ctl("unknown", "candidates", submit)
-    assert "alpha" in operated.ctl("unknown", "settle", submit, "--job", known, expect=EX_DATAERR)
-    assert operated.json("unknown", "--endpoint", endpoint)["submits"], "it must stay listed"
-    operated.ctl("unknown", "settle", submit, "--job", job)
-    harness.wait_until(lambda: operated.state_of(endpoint, job) == "COMPLETED")
-    reply = operated.gateway.request("GET", f"/v2/{endpoint}/status/{job}", operated.gateway.key)
+    assert job in stored.ctl("unknown", "candidates", submit)
+    assert "alpha" in stored.ctl("unknown", "settle", submit, "--job", known, expect=EX_DATAERR)
+    assert stored.json("unknown", "--endpoint", endpoint)["submits"], "it must stay listed"
+    stored.ctl("unknown", "settle", submit, "--job", job)
+    harness.wait_until(lambda: stored.state_of(endpoint, job) == "COMPLETED")
+    reply = stored.gateway.request("GET", f"/v2/{endpoint}/status/{job}", stored.gateway.key)
     assert reply.json["output"] == "found"
-    assert operated.json("unknown", "--endpoint", endpoint)["submits"] == []
-    operated.ctl("unknown", "settle", submit, "--job", job, expect=EX_DATAERR)
-    assert operated.gateway.log_lines("submit_settled", job=job)
-    operated.gateway.expect_errors("submit")
+    assert stored.json("unknown", "--endpoint", endpoint)["submits"] == []
+    stored.ctl("unknown", "settle", submit, "--job", job, expect=EX_DATAERR)
+    assert stored.gateway.log_lines("submit_settled", job=job)
+    stored.gateway.expect_errors("submit")
 
 
-def test_an_unknown_submit_that_never_ran(operated, sim):
+def test_an_unknown_submit_that_never_ran(stored, sim):
     endpoint = harness.unique("ep")
-    submit, _ = lose_a_submit(operated, sim, endpoint)
-    operated.ctl("unknown", "settle", submit, "--never-ran")
-    assert operated.json("unknown", "--endpoint", endpoint)["submits"] == []
-    assert "no submit has an unknown outcome" in operated.ctl("unknown", "--endpoint", endpoint)
-    operated.gateway.expect_errors("submit")
+    submit, _ = lose_a_submit(stored, sim, endpoint)
+    stored.ctl("unknown", "settle", submit, "--never-ran")
+    assert stored.json("unknown", "--endpoint", endpoint)["submits"] == []
+    assert "no submit has an unknown outcome" in stored.ctl("unknown", "--endpoint", endpoint)
+    stored.gateway.expect_errors("submit")
 
 
 @pytest.mark.parametrize("ran", [True, False])
-def test_an_idempotency_key_is_settled_with_its_submit(operated, sim, ran):
+def test_an_idempotency_key_is_settled_with_its_submit(stored, sim, ran):
     endpoint = harness.unique("ep")
-    gateway = operated.gateway
+    gateway = stored.gateway
 
     def submit():
         return gateway.request("POST", f"/v2/{endpoint}/run", gateway.key,
@@ -188,13 +222,13 @@ def test_an_idempotency_key_is_settled_with_its_submit(operated, sim, ran):
     assert submit().status == 502
     again = submit()
     assert again.status == 502 and again.json["code"] == "submit_unknown", "never sent again"
-    entry = operated.json("unknown", "--endpoint", endpoint)["submits"][0]
+    entry = stored.json("unknown", "--endpoint", endpoint)["submits"][0]
     assert entry["has_idempotency_key"] and "order-7" not in json.dumps(entry)
-    job = operated.json("unknown", "candidates", entry["submit"])["candidates"][0]["id"]
+    job = stored.json("unknown", "candidates", entry["submit"])["candidates"][0]["id"]
     if ran:
-        operated.ctl("unknown", "settle", entry["submit"], "--job", job)
+        stored.ctl("unknown", "settle", entry["submit"], "--job", job)
     else:
-        operated.ctl("unknown", "settle", entry["submit"], "--never-ran")
+        stored.ctl("unknown", "settle", entry["submit"], "--never-ran")
     reply = submit()
     assert reply.status == 200, reply.body
     assert (reply.json["id"] == job) == ran
@@ -350,31 +384,6 @@ def test_an_input_key_that_is_none_is_told_before_the_start(podgate, sim, tmp_pa
 
 # ---- doctor and Redis ----------------------------------------------------------------------------
 
-@pytest.fixture
-def make_redis(tmp_path):
-    """Starts a Redis of the test's own; options as on its command line."""
-    made = []
-
-    def make(*options):
-        port = harness.PORTS.take()
-        directory = tmp_path / f"redis-{len(made)}"
-        server = harness.Program(directory, "redis")
-        server.port = port
-        server.spawn(["redis-server", "--port", str(port), "--bind", "127.0.0.1",
-                      "--dir", str(directory), "--save", "", *options])
-        made.append(server)
-        harness.wait_until(lambda: "Ready to accept connections" in server.output(), 10)
-        return server
-    yield make
-    for server in made:
-        server.kill()
-        harness.PORTS.give_back(server.port)
-
-
-def redis_store(server, **more):
-    return {"backend": "redis", "url": f"redis://127.0.0.1:{server.port}/0", **more}
-
-
 def test_doctor_finds_a_durable_redis_well(podgate, sim, make_redis, socket_path):
     server = make_redis("--appendonly", "yes", "--appendfsync", "always")
     gateway = podgate(sim, {"admin_socket": socket_path, "store": redis_store(server)})
@@ -420,3 +429,21 @@ def test_doctor_tells_of_a_redis_password(podgate, sim, make_redis, tmp_path, so
     gateway.options["store"]["password_file"] = str(secret)
     gateway.write_config()
     doctor(gateway.config_path)
+
+
+# ---- Redis away ----------------------------------------------------------------------------------
+
+def test_the_operator_sees_that_redis_is_away(podgate, sim, make_redis, socket_path, endpoint):
+    server = make_redis("--appendonly", "yes", "--appendfsync", "always")
+    operated = Operated(podgate(sim, {"admin_socket": socket_path, "store": redis_store(server)}),
+                        socket_path)
+    job = operated.run_job(endpoint)
+    harness.wait_until(lambda: operated.state_of(endpoint, job) == "COMPLETED")
+    status = operated.json("store", "status")
+    assert (status["backend"], status["state"], status["shared"]) == ("redis", "ready", True)
+    server.kill()
+    operated.gateway.expect_errors("store", "spool")
+    harness.wait_until(lambda: operated.json("store", "status")["state"] == "spooling")
+    assert "store" in operated.ctl("jobs", expect=EX_TEMPFAIL)
+    findings = doctor(operated.gateway.config_path, EX_UNAVAILABLE)
+    assert findings["podgate"] == ("bad", "it runs, but its store is spooling")

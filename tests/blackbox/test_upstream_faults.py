@@ -549,7 +549,9 @@ class Sweep:
     def __init__(self, lab):
         self.sim = lab.sim("--workers", "100")
         self.proxy = lab.proxy(self.sim.port)
-        self.gateway = lab.podgate(self.proxy, {"workers": 1})
+        # The collector would open connections of its own meanwhile.
+        self.gateway = lab.podgate(self.proxy, {
+            "workers": 1, "collector": {"first_poll": "1h", "max_poll": "1h"}})
 
     def submit(self, nonce, **options):
         return self.gateway.request("POST", f"/v2/{nonce}/run", self.gateway.key,
