@@ -185,10 +185,15 @@ enum store_result embedded_claim_submit(struct embedded_work *work)
             give_up(work, &found);
         }
         standing = look_at(work, &found);
-        if (standing == STANDING_TAKEN && !(again && found.submit.state == STORE_SUBMIT_UNKNOWN)) {
+        if (standing == STANDING_TAKEN) {
             result = refuse_claim(work, &found);
-            embedded_done(statement);
-            return result;
+            /* Known to be unknown, and wanted all the same. */
+            if (result != STORE_UNKNOWN || !again) {
+                embedded_done(statement);
+                return result;
+            }
+            work->has_submit = false;
+            work->reply->submit = (struct store_submit){.id = view_make(NULL, 0)};
         }
         if (found.fence >= fence) {
             fence = found.fence + 1;
