@@ -10,13 +10,12 @@
 #include "gateway/problem.h"
 #include "model/job.h"
 #include "model/metric_catalogue.h"
+#include "store/hot_cache.h"
 #include "store/result_codec.h"
 
 _Static_assert((int)HOT_IDENTITY == (int)HTTP_CODING_IDENTITY &&
                    (int)HOT_ZSTD == (int)HTTP_CODING_ZSTD && (int)HOT_GZIP == (int)HTTP_CODING_GZIP,
                "a coding is a form");
-
-enum { DAMAGE_TOLD_AT_PERCENT = 95 };
 
 /* What the caller's fields make of a result. */
 enum reply_kind { REPLY_WHOLE, REPLY_PART, REPLY_NOT_MODIFIED, REPLY_UNSATISFIABLE };
@@ -35,6 +34,7 @@ struct reply {
     struct hot_result *result;
     struct view cache_detail;
     bool exact_only; /* the compressor failed */
+    bool relieved;   /* other results went for want of memory */
     enum hot_form wanted;
 };
 
@@ -266,16 +266,11 @@ static void send_whole(struct request *request, const struct reply *reply,
 
 /* ---- forms that aren't there ----------------------------------------------------------------- */
 
-/* What lies in the store can't be expanded, or there is no memory for it. */
 static void refuse_damaged(struct request *request, const struct reply *reply)
 {
     struct gateway *gateway = request->gateway;
     struct log_line *line;
 
-    if (body_budget_percent(gateway->shared->budget) >= DAMAGE_TOLD_AT_PERCENT) {
-        request_refuse(request, PROBLEM_OVERLOADED, 1);
-        return;
-    }
     metrics_add(gateway->metrics, METRIC_FAULTS, METRIC_PART_STORE, METRIC_STORE_FAULT_MALFORMED,
                 1);
     line = log_begin(gateway->log, LOG_LEVEL_ERROR, "stored_result_damaged");
@@ -285,18 +280,37 @@ static void refuse_damaged(struct request *request, const struct reply *reply)
     request_refuse(request, PROBLEM_STORE_UNAVAILABLE, 1);
 }
 
-static void on_form(void *argument, bool made)
+/* The form can't be had now. True: there is another way, to be tried at once. */
+static bool find_another_way(struct request *request, struct reply *reply, enum result_made made)
+{
+    struct hot_cache *cache = request->gateway->shared->hot_cache;
+
+    if (reply->wanted != HOT_IDENTITY) {
+        reply->exact_only = true;
+        return true;
+    }
+    if (made == RESULT_DAMAGED) {
+        refuse_damaged(request, reply);
+        return false;
+    }
+    if (reply->relieved || !cache) {
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return false;
+    }
+    /* Results that are only kept make room for one that is asked for. */
+    reply->relieved = true;
+    hot_cache_give_way(cache, 2 * reply->result->result_bytes);
+    return true;
+}
+
+static void on_form(void *argument, enum result_made made)
 {
     struct reply *reply = argument;
     struct request *request = request_find(reply->gateway, reply->handle);
 
-    if (request && request->work == WORK_IN_STORE) {
-        if (made || reply->wanted != HOT_IDENTITY) {
-            reply->exact_only = reply->exact_only || !made;
-            answer(request, reply);
-        } else {
-            refuse_damaged(request, reply);
-        }
+    if (request && request->work == WORK_IN_STORE &&
+        (made == RESULT_MADE || find_another_way(request, reply, made))) {
+        answer(request, reply);
     }
     hot_result_unref(reply->result);
     free(reply);
@@ -343,18 +357,21 @@ static bool is_ready(const struct request *request, struct hot_result *result, e
     return body != NULL;
 }
 
-static enum form_state prepare(struct request *request, const struct reply *reply,
-                               enum hot_form form)
+static enum form_state prepare(struct request *request, struct reply *reply, enum hot_form form,
+                               enum result_made *made)
 {
     const struct gateway_shared *shared = request->gateway->shared;
 
+    reply->wanted = form;
+    *made = RESULT_NO_MEMORY;
     if (is_ready(request, reply->result, form)) {
         return FORM_READY;
     }
     if (reply->result->result_bytes > RESULT_INLINE_BYTES && shared->codec) {
         return wait_for_form(request, reply, form) ? FORM_WAITS : FORM_FAILED;
     }
-    return result_codec_make_form(reply->result, form, shared->budget) ? FORM_READY : FORM_FAILED;
+    *made = result_codec_make_form(reply->result, form, shared->budget);
+    return *made == RESULT_MADE ? FORM_READY : FORM_FAILED;
 }
 
 /* ---- the answer ------------------------------------------------------------------------------ */
@@ -398,7 +415,8 @@ static void send_planned(struct request *request, const struct reply *reply, str
 
 static void answer(struct request *request, struct reply *reply)
 {
-    enum form_state state = FORM_READY;
+    enum form_state state = FORM_FAILED;
+    enum result_made made;
     struct hot_fields exact;
     struct reply_plan plan;
 
@@ -406,19 +424,18 @@ static void answer(struct request *request, struct reply *reply)
         request_move_work(request, WORK_DONE);
         return;
     }
-    make_plan(request, reply, exact.etag, &plan);
-    if (plan.kind == REPLY_WHOLE || plan.kind == REPLY_PART) {
-        state = prepare(request, reply, plan.form);
-        if (state == FORM_FAILED && plan.form != HOT_IDENTITY) {
-            reply->exact_only = true;
-            make_plan(request, reply, exact.etag, &plan);
-            state = prepare(request, reply, plan.form);
+    while (state == FORM_FAILED) {
+        make_plan(request, reply, exact.etag, &plan);
+        if (plan.kind == REPLY_NOT_MODIFIED || plan.kind == REPLY_UNSATISFIABLE) {
+            break;
+        }
+        state = prepare(request, reply, plan.form, &made);
+        if (state == FORM_FAILED && !find_another_way(request, reply, made)) {
+            return;
         }
     }
-    switch (state) {
-    case FORM_READY: send_planned(request, reply, exact.etag, &plan); break;
-    case FORM_WAITS: break;
-    case FORM_FAILED: refuse_damaged(request, reply); break;
+    if (state != FORM_WAITS) {
+        send_planned(request, reply, exact.etag, &plan);
     }
 }
 

@@ -234,19 +234,13 @@ static void evict_oldest(struct hot_shard *shard, enum hot_segment segment)
     hot_result_unref(result);
 }
 
-static void make_room(struct hot_cache *cache)
+/* Least recently used first, those on probation before the others. */
+static void shrink_to(struct hot_cache *cache, uint64_t maximum)
 {
-    uint64_t maximum = maximum_of(cache);
-    struct hot_shard *shard;
-
-    while (used_bytes(cache, HOT_PROTECTED) > maximum / 100 * PROTECTED_PERCENT &&
-           (shard = find_oldest(cache, HOT_PROTECTED)) != NULL) {
-        demote_oldest(shard);
-    }
     while (used_bytes(cache, HOT_PROBATION) + used_bytes(cache, HOT_PROTECTED) > maximum) {
         enum hot_segment segment = HOT_PROBATION;
+        struct hot_shard *shard = find_oldest(cache, segment);
 
-        shard = find_oldest(cache, segment);
         if (!shard) {
             segment = HOT_PROTECTED;
             shard = find_oldest(cache, segment);
@@ -256,6 +250,25 @@ static void make_room(struct hot_cache *cache)
         }
         evict_oldest(shard, segment);
     }
+}
+
+void hot_cache_give_way(struct hot_cache *cache, uint64_t bytes)
+{
+    uint64_t used = used_bytes(cache, HOT_PROBATION) + used_bytes(cache, HOT_PROTECTED);
+
+    shrink_to(cache, used > bytes ? used - bytes : 0);
+}
+
+static void make_room(struct hot_cache *cache)
+{
+    uint64_t maximum = maximum_of(cache);
+    struct hot_shard *shard;
+
+    while (used_bytes(cache, HOT_PROTECTED) > maximum / 100 * PROTECTED_PERCENT &&
+           (shard = find_oldest(cache, HOT_PROTECTED)) != NULL) {
+        demote_oldest(shard);
+    }
+    shrink_to(cache, maximum);
 }
 
 /* A form came to a result that is in, or was a moment ago. */

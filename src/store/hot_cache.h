@@ -27,6 +27,10 @@ void hot_cache_destroy(struct hot_cache *cache); /* NULL is allowed */
  * thread. */
 void hot_cache_set_maximum(struct hot_cache *cache, uint64_t maximum_bytes);
 
+/* Lets so many bytes of results go, since the memory is wanted for something that is asked for now.
+ * Any thread. */
+void hot_cache_give_way(struct hot_cache *cache, uint64_t bytes);
+
 /* The result, one reference, or NULL; not one that expires before `wall_ms`. Any thread. */
 MUST_CHECK struct hot_result *hot_cache_find(struct hot_cache *cache, struct view endpoint,
                                              struct view job, uint64_t wall_ms);
@@ -41,7 +45,8 @@ void hot_cache_put(struct hot_cache *cache, struct hot_result *result);
 /* Forgets a result. Any thread. */
 void hot_cache_drop(struct hot_cache *cache, struct view endpoint, struct view job);
 
-/* Forgets all, as if each were dropped: another podgate may have changed any of them. Any thread. */
+/* Forgets all, as if each were dropped: another podgate may have changed any of them. Any thread.
+ */
 void hot_cache_clear(struct hot_cache *cache);
 
 /* What it holds, and how often it was looked into with and without success. Any thread. */

@@ -251,8 +251,46 @@ static struct body *convert_to(struct hot_result *result, enum hot_form form,
     return made;
 }
 
-bool result_codec_make_form(struct hot_result *result, enum hot_form form,
-                            struct body_budget *budget)
+/* Whether stored bytes are what they should be, found out without memory for the whole. */
+static bool expands_to(struct view bytes, uint64_t length)
+{
+    size_t room_bytes = ZSTD_DStreamOutSize();
+    ZSTD_DStream *stream = ZSTD_createDStream();
+    char *room = malloc(room_bytes);
+    ZSTD_inBuffer input = {.src = bytes.data, .size = bytes.length};
+    size_t wanted = 1;
+    uint64_t expanded = 0;
+
+    while (stream && room && wanted > 0 && expanded <= length) {
+        ZSTD_outBuffer output = {.dst = room, .size = room_bytes};
+        size_t consumed = input.pos;
+
+        wanted = ZSTD_decompressStream(stream, &output, &input);
+        if (ZSTD_isError(wanted) || (output.pos == 0 && input.pos == consumed)) {
+            expanded = length + 1;
+        } else {
+            expanded += output.pos;
+        }
+    }
+    /* Without memory even for that nothing can be said against them. */
+    wanted = stream && room ? wanted : 0;
+    expanded = stream && room ? expanded : length;
+    ZSTD_freeDStream(stream);
+    free(room);
+    return wanted == 0 && expanded == length;
+}
+
+static enum result_made explain_failure(struct hot_result *result, enum hot_form form)
+{
+    struct body *stored = form == HOT_IDENTITY ? hot_result_form(result, HOT_ZSTD) : NULL;
+    bool damaged = stored && !expands_to(body_view(stored), result->result_bytes);
+
+    body_unref(stored);
+    return damaged ? RESULT_DAMAGED : RESULT_NO_MEMORY;
+}
+
+enum result_made result_codec_make_form(struct hot_result *result, enum hot_form form,
+                                        struct body_budget *budget)
 {
     struct body *there = hot_result_form(result, form);
 
@@ -260,13 +298,13 @@ bool result_codec_make_form(struct hot_result *result, enum hot_form form,
         struct body *made = convert_to(result, form, budget);
 
         if (!made) {
-            return false;
+            return explain_failure(result, form);
         }
         hot_result_add_form(result, form, made);
         body_unref(made);
     }
     body_unref(there);
-    return hot_result_describe_form(result, form);
+    return hot_result_describe_form(result, form) ? RESULT_MADE : RESULT_NO_MEMORY;
 }
 
 /* ---- the thread ------------------------------------------------------------------------------ */
@@ -287,7 +325,7 @@ struct codec_task {
     struct hot_result *result;
     enum hot_form form;
     result_codec_form_done *form_done;
-    bool form_made;
+    enum result_made form_made;
 };
 
 struct result_codec {

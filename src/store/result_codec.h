@@ -27,11 +27,16 @@ enum result_step {
 MUST_CHECK struct body *result_codec_now(enum result_step step, struct view bytes,
                                          size_t maximum_bytes, struct body_budget *budget);
 
-/* Makes a form of a result that isn't there, or that isn't hashed yet, out of those that are. False
- * without memory or budget, or when the stored bytes don't expand to what they should. For small
- * results; large ones: result_codec_start_form(). Any thread. */
-MUST_CHECK bool result_codec_make_form(struct hot_result *result, enum hot_form form,
-                                       struct body_budget *budget);
+enum result_made {
+    RESULT_MADE = 0,
+    RESULT_NO_MEMORY, /* or no budget */
+    RESULT_DAMAGED,   /* the stored bytes don't expand to what they should */
+};
+
+/* Makes a form of a result that isn't there, or that isn't hashed yet, out of those that are. For
+ * small results; large ones: result_codec_start_form(). Any thread. */
+MUST_CHECK enum result_made result_codec_make_form(struct hot_result *result, enum hot_form form,
+                                                   struct body_budget *budget);
 
 struct result_codec;
 
@@ -51,9 +56,8 @@ MUST_CHECK bool result_codec_start(struct result_codec *codec, struct loop *loop
                                    struct body *bytes, enum result_step step, size_t maximum_bytes,
                                    result_codec_done *done, void *argument);
 
-/* Whether the form is there now, with its fields. On `loop`, never from within
- * result_codec_start_form(). */
-typedef void result_codec_form_done(void *argument, bool made);
+/* As result_codec_make_form() says. On `loop`, never from within result_codec_start_form(). */
+typedef void result_codec_form_done(void *argument, enum result_made made);
 
 /* result_codec_make_form() on the codec's thread; takes a reference of its own until done. False
  * without memory. Any thread that owns `loop`. */

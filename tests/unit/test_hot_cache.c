@@ -206,7 +206,7 @@ Test(hot_cache, each_form_of_a_large_result_has_its_own_fields)
     struct hot_fields gzip;
     struct body *body;
 
-    cr_assert(result_codec_make_form(result, HOT_GZIP, &budget));
+    cr_assert_eq(result_codec_make_form(result, HOT_GZIP, &budget), RESULT_MADE);
     cr_assert(hot_result_fields(result, HOT_IDENTITY, &identity));
     cr_assert(hot_result_fields(result, HOT_GZIP, &gzip));
     cr_expect(has_line(identity.whole, "Accept-Ranges: bytes\r\n"));
@@ -243,7 +243,7 @@ Test(hot_cache, compressed_result_is_expanded_to_its_exact_bytes_only)
     cr_assert(hot_result_fields(result, HOT_IDENTITY, &fields), "known before it is expanded");
     cr_expect(view_starts_with(fields.whole, VIEW("Content-Length: 40000\r\n")));
     cr_expect(hot_result_fields(result, HOT_ZSTD, &fields));
-    cr_expect(result_codec_make_form(result, HOT_IDENTITY, &budget));
+    cr_expect_eq(result_codec_make_form(result, HOT_IDENTITY, &budget), RESULT_MADE);
     body = hot_result_form(result, HOT_IDENTITY);
     cr_expect(view_equal(body_view(body), text));
     body_unref(body);
@@ -251,13 +251,21 @@ Test(hot_cache, compressed_result_is_expanded_to_its_exact_bytes_only)
     job.result_bytes = 39999;
     result = hot_result_create(&job, zstd);
     cr_assert_not_null(result);
-    cr_expect_not(result_codec_make_form(result, HOT_IDENTITY, &budget), "too long");
+    cr_expect_eq(result_codec_make_form(result, HOT_IDENTITY, &budget), RESULT_DAMAGED, "too long");
     hot_result_unref(result);
     job.result_bytes = 40001;
     result = hot_result_create(&job, zstd);
     cr_assert_not_null(result);
-    cr_expect_not(result_codec_make_form(result, HOT_IDENTITY, &budget), "too short");
+    cr_expect_eq(result_codec_make_form(result, HOT_IDENTITY, &budget), RESULT_DAMAGED,
+                 "too short");
     cr_expect_null(hot_result_form(result, HOT_IDENTITY));
+    hot_result_unref(result);
+    job.result_bytes = sizeof bytes;
+    result = hot_result_create(&job, zstd);
+    cr_assert_not_null(result);
+    atomic_store(&budget.maximum_bytes, 30000);
+    cr_expect_eq(result_codec_make_form(result, HOT_IDENTITY, &budget), RESULT_NO_MEMORY,
+                 "nothing is wrong with it");
     hot_result_unref(result);
     body_unref(zstd);
 }
@@ -403,7 +411,7 @@ Test(hot_cache, accounts_for_every_byte_and_gives_all_back)
     before = hot_cache_counts(cache).bytes;
     cr_expect_gt(before, sizeof bytes);
     cr_expect_lt(before, sizeof bytes + 1024);
-    cr_assert(result_codec_make_form(result, HOT_GZIP, &budget));
+    cr_assert_eq(result_codec_make_form(result, HOT_GZIP, &budget), RESULT_MADE);
     struct body *gzip = hot_result_form(result, HOT_GZIP);
     cr_expect_gt(hot_cache_counts(cache).bytes, before + body_view(gzip).length);
     cr_expect_lt(hot_cache_counts(cache).bytes, before + body_view(gzip).length + 1024);
@@ -486,6 +494,22 @@ Test(hot_cache, smaller_bound_shrinks_it_at_once)
     cr_expect_not(has_numbered(1));
 }
 
+Test(hot_cache, gives_way_to_what_is_asked_for_now)
+{
+    uint64_t one = bytes_of_one();
+
+    cache = hot_cache_create(20 * one);
+    for (unsigned i = 0; i < 10; i++) {
+        put_numbered(i);
+    }
+    hot_cache_give_way(cache, 3 * one - 1);
+    cr_expect_eq(hot_cache_counts(cache).results, 7);
+    cr_expect_not(has_numbered(2));
+    cr_expect(has_numbered(3));
+    hot_cache_give_way(cache, UINT64_MAX);
+    cr_expect_eq(hot_cache_counts(cache).results, 0);
+}
+
 Test(hot_cache, result_of_half_the_room_is_not_kept_and_nor_is_the_older_one_of_its_name)
 {
     uint64_t one = bytes_of_one();
@@ -524,7 +548,7 @@ static void *use(void *argument)
         if (i % 16 == 0) {
             struct body *form;
 
-            if (!result_codec_make_form(result, HOT_GZIP, &budget)) {
+            if (result_codec_make_form(result, HOT_GZIP, &budget) != RESULT_MADE) {
                 atomic_store(&wrong, true);
             }
             form = hot_result_form(result, HOT_GZIP);

@@ -233,11 +233,11 @@ static void on_done(void *argument, struct body *body)
     }
 }
 
-static void on_form(void *argument, bool made)
+static void on_form(void *argument, enum result_made made)
 {
     struct outcome *outcome = argument;
 
-    outcome->same = made;
+    outcome->same = made == RESULT_MADE;
     outcome->thread = pthread_self();
     loop_stop(outcome->loop);
 }

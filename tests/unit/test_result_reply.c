@@ -495,6 +495,40 @@ Test(result_reply, damaged_result_is_refused_told_and_counted)
     cr_assert_not_null(strstr(end_gateways(), "event=stored_result_damaged"));
 }
 
+Test(result_reply, other_results_make_room_for_the_one_that_is_asked_for)
+{
+    struct hot_result *wanted;
+    size_t used;
+
+    make_stored_result(LARGE_BYTES);
+    wanted = result;
+    fill(400000);
+    text[20] = 'x';
+    struct store_job job = describe();
+    job.id = VIEW("other");
+    make_result_of(&job, exact);
+    hot_cache_put(shared.hot_cache, result);
+    hot_result_unref(result);
+    result = wanted;
+    fill(LARGE_BYTES);
+    used = atomic_load(&budget.used_bytes);
+    atomic_store(&budget.maximum_bytes, used + 300000);
+    ask_result("GET", "", 200);
+    expect_exact();
+    cr_expect_eq(hot_cache_counts(shared.hot_cache).results, 0);
+    atomic_store(&budget.maximum_bytes, used - 300000);
+}
+
+Test(result_reply, without_memory_the_caller_is_told_to_come_again)
+{
+    make_stored_result(LARGE_BYTES);
+    atomic_store(&budget.maximum_bytes, atomic_load(&budget.used_bytes) + 1000);
+    ask_result("GET", "", 503);
+    cr_expect(caller_has(&caller, "\"code\":\"overloaded\""));
+    cr_expect(caller_has(&caller, "Retry-After: 1\r\n"));
+    cr_assert_null(strstr(end_gateways(), "damaged"));
+}
+
 #ifdef PODGATE_FAULTS
 
 static void expect_in_spite_of(const char *rules, size_t length)
