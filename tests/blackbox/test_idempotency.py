@@ -7,6 +7,7 @@ import pytest
 
 import faults
 import harness
+import redis_server
 import wire
 
 MANY = 100
@@ -220,3 +221,102 @@ def test_broken_at_any_byte_one_key_makes_one_submit_at_most(lab, podgate, full,
         else:
             wire.assert_problem(first, 502)
             wire.assert_problem(again, 502, "submit_unknown")
+
+
+# ---- several podgates on one Redis ---------------------------------------------------------------
+
+@pytest.fixture
+def redis(tmp_path):
+    server = redis_server.RedisServer(tmp_path / "redis")
+    yield server
+    server.stop()
+
+
+def pair(podgate, sim, redis, **process):
+    """Two podgates of one company: the same Redis, the same key."""
+    key = harness.make_key("main")
+    options = {"store": redis.store(), "team": {"alpha": {"key": {"main": harness.key_section(key)}}}}
+    gateways = [podgate(sim, options, **process), podgate(sim, options)]
+    for gateway in gateways:
+        gateway.key = key.text
+    return gateways
+
+
+def test_two_podgates_make_one_submit_of_one_key(lab, podgate, redis):
+    sim = lab.sim("--fault", "delay=300,operation=run")
+    gateways = pair(podgate, sim, redis)
+    turns = iter(range(MANY))
+    replies = all_at_once(MANY, lambda: submit(gateways[next(turns) % 2], "ep", "shared",
+                                               {"input": {"n": 1}}))
+    assert [reply.status for reply in replies] == [200] * MANY
+    assert len({reply.body for reply in replies}) == 1
+    assert len(submits(sim, "ep")) == 1
+    wire.assert_problem(submit(gateways[1], "ep", "shared", {"input": {"n": 2}}), 422,
+                        "idempotency_mismatch")
+
+
+def test_the_other_podgate_knows_what_a_dead_one_was_told(lab, podgate, redis):
+    """Killed when the job was known and nobody told; Redis, too, loses its power."""
+    sim = lab.sim()
+    gateways = pair(podgate, sim, redis, environment={"PODGATE_FAULT": "submit.known=kill@1"})
+    with pytest.raises((OSError, wire.WireError)):
+        submit(gateways[0], "ep", "dead", {"input": {"mock_return": 7}})
+    dies(gateways[0])
+    redis.restart()
+    body = {"input": {"mock_return": 7}}
+
+    def told():
+        reply = submit(gateways[1], "ep", "dead", body)
+        return reply if reply.status != 503 else None  # until it has found Redis again
+
+    reply = harness.wait_until(told, 20, "the key's answer")
+    assert reply.status == 200
+    assert reply.field("idempotency-replayed") == "true"
+    assert len(submits(sim, "ep")) == 1
+    job = reply.json["id"]
+    reply = gateways[1].request("GET", f"/v2/ep/status-sync/{job}?wait=20000", gateways[1].key)
+    assert reply.json["output"] == 7
+    restart(gateways[0])
+
+
+def test_the_other_podgate_never_sends_what_a_dead_one_may_have_sent(lab, podgate, redis):
+    sim = lab.sim()
+    gateways = pair(podgate, sim, redis, environment={"PODGATE_FAULT": "submit.answered=kill@1"})
+    with pytest.raises((OSError, wire.WireError)):
+        submit(gateways[0], "ep", "dead", {"input": {"n": 1}})
+    dies(gateways[0])
+    for _ in range(2):
+        reply = submit(gateways[1], "ep", "dead", {"input": {"n": 1}})
+        # Whether the one that sent it lives can't be seen from here before its time is over.
+        assert reply.status in (409, 502), reply
+    assert len(submits(sim, "ep")) == 1
+    restart(gateways[0])
+
+
+def test_while_redis_is_away_keys_are_refused_and_other_submits_are_not(lab, podgate, redis):
+    sim = lab.sim()
+    gateways = pair(podgate, sim, redis)
+    for gateway in gateways:
+        gateway.expect_errors("store")
+    first = submit(gateways[0], "ep", "before", {"input": {"n": 1}})
+    assert first.status == 200
+    redis.kill()
+
+    def is_away():
+        reply = submit(gateways[0], "ep", "during", {"input": {"n": 1}})
+        return reply if reply.status == 503 else None
+
+    reply = harness.wait_until(is_away, 20, "the outage to be noticed")
+    wire.assert_problem(reply, 503, "store_unavailable")
+    assert reply.field("podgate-degraded") == "store"
+    reply = gateways[0].request("POST", "/v2/ep/run", gateways[0].key, {"input": {"n": 2}})
+    assert reply.status == 200
+    assert reply.field("podgate-degraded") == "store"
+    redis.start()
+
+    def is_back():
+        reply = submit(gateways[0], "ep", "before", {"input": {"n": 1}})
+        return reply if reply.status == 200 else None
+
+    reply = harness.wait_until(is_back, 20, "Redis to be found again")
+    assert reply.body == first.body
