@@ -103,7 +103,9 @@ def stored(request, podgate, sim, make_redis, socket_path):
     options = {"admin_socket": socket_path}
     if request.param == "redis":
         options["store"] = redis_store(make_redis("--appendonly", "yes", "--appendfsync", "always"))
-    return Operated(podgate(sim, options), socket_path)
+    operated = Operated(podgate(sim, options), socket_path)
+    harness.wait_until(lambda: operated.json("store", "status")["state"] == "ready")
+    return operated
 
 
 # ---- jobs ----------------------------------------------------------------------------------------
@@ -157,7 +159,8 @@ def test_a_job_from_before_podgate_is_adopted_and_kept(stored, sim, endpoint):
     assert len(sim.requests(job=job)) == polls, "the stored result answers"
     assert "alpha" in stored.ctl("adopt", endpoint, job, "--team", "alpha", expect=EX_DATAERR)
     assert "team" in stored.ctl("adopt", endpoint, job, "--team", "nobody", expect=EX_USAGE)
-    assert stored.gateway.log_lines("job_adopted", job=job, uid=os.geteuid())
+    harness.wait_until(
+        lambda: stored.gateway.log_lines("job_adopted", job=job, uid=os.geteuid()))
 
 
 # ---- unknown submits -----------------------------------------------------------------------------
@@ -196,7 +199,7 @@ def test_an_unknown_submit_is_found_at_upstream_and_settled(stored, sim):
     assert reply.json["output"] == "found"
     assert stored.json("unknown", "--endpoint", endpoint)["submits"] == []
     stored.ctl("unknown", "settle", submit, "--job", job, expect=EX_DATAERR)
-    assert stored.gateway.log_lines("submit_settled", job=job)
+    harness.wait_until(lambda: stored.gateway.log_lines("submit_settled", job=job))
     stored.gateway.expect_errors("submit")
 
 
