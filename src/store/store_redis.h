@@ -2,14 +2,15 @@
  *
  * - store_redis.c          the process's part: settings, state, what Redis was found to be
  * - store_redis_url.c      what store.url says
- * - store_redis_link.c     one connection: resolve, connect, back off, notice that it is slow or
- * dead
+ * - store_redis_link.c     one connection: resolve, connect, back off, notice that it is dead
  * - store_redis_greeting.c what is said and asked on a new connection
  * - store_redis_sentinel.c asks a Sentinel who the master is
  * - store_redis_watch.c    the second connection, which hears of other podgates' changes
- * - store_redis_calls.c    questions to scripts, and their deadlines
+ * - store_redis_calls.c    questions under way and their deadlines; store_redis_steps.c: which
+ *                          scripts a question takes
  * - store_redis_arguments.c, store_redis_reply.c, store_redis_merge.c   what goes in and comes out
  * - store_redis_scripts.c, store_redis_lua_*.c   the scripts; each change is one of them
+ * - store_redis_ask.c      asks Redis what it is and waits, at the start and for the doctor
  * - store_redis_facts.c    what INFO and CONFIG say, and how durable that is
  *
  * The layout of keys is in docs/store-schema.md.

@@ -2,61 +2,13 @@
 
 #include <event2/event.h>
 #include <hiredis/hiredis.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
-#include "store/store_redis.h"
+#include "store/store_redis_work.h"
 
-/* A call becomes work: one script on the shard of its endpoint, the same script on all shards at
- * once, or several steps one after the other. The work outlives the call when its time is over
- * before Redis has answered: then the late answer finds nobody. */
+/* The client's lists: works by deadline, and parts that wait to be written. */
 
-/* One script call under way. */
-struct redis_part {
-    struct redis_part *next; /* of the client's queue */
-    struct redis_command command;
-    struct redis_work *work;
-    unsigned script;
-    unsigned shard;
-    struct redis_extra extra;
-    struct redis_decoded decoded;
-    bool was_asked;
-    bool was_written;
-    bool as_text; /* sent as EVAL: Redis didn't know the script */
-};
-
-enum shape {
-    SHAPE_ONE,    /* the shard of the question's endpoint */
-    SHAPE_ALL,    /* every shard, at once */
-    SHAPE_CHAIN,  /* one shard after the other until there is enough */
-    SHAPE_REPEAT, /* one shard again and again until it is through */
-};
-
-struct redis_work {
-    struct redis_work *next;
-    struct redis_work *previous;
-    struct redis_client *client;
-    struct store_call *call; /* NULL: it has been ended */
-    uint64_t deadline_ms;    /* 0: it is to be ended as soon as the timer runs */
-    uint64_t turn;
-    enum shape shape;
-    enum store_result failure; /* of a part; STORE_OK: none */
-    bool is_held;              /* until the first connection stands */
-    bool is_over;              /* to be ended by the timer */
-    bool is_evicting;          /* the second step of STORE_EXPIRE */
-    unsigned waiting;          /* parts under way */
-    unsigned step;
-    size_t count; /* jobs marked or claimed so far */
-    struct redis_position position;
-    char member[REDIS_CURSOR_MEMORY];
-    char top[32];
-    struct view *victims; /* of STORE_EXPIRE, by shard */
-    struct redis_part *parts;
-    unsigned part_count;
-};
-
-static void advance(struct redis_work *work);
 static void arm(struct redis_client *client);
 
 /* ---- the list of works ----------------------------------------------------------------------- */
@@ -100,15 +52,6 @@ static void list_remove(struct redis_work *work)
     }
 }
 
-static void free_work(struct redis_work *work)
-{
-    for (unsigned i = 0; i < work->part_count; i++) {
-        redis_decoded_clear(&work->parts[i].decoded);
-    }
-    free(work->victims);
-    free(work);
-}
-
 /* Ends the call; the work goes with it, or with its last late answer. */
 static void end_call(struct redis_work *work, enum store_result failure)
 {
@@ -125,7 +68,7 @@ static void end_call(struct redis_work *work, enum store_result failure)
     list_remove(work);
     work->call = NULL;
     if (work->waiting == 0) {
-        free_work(work);
+        redis_work_free(work);
     }
     store_call_finish(call);
 }
@@ -181,7 +124,7 @@ static void give_up(struct redis_part *part)
         return;
     }
     if (!work->call) {
-        free_work(work);
+        redis_work_free(work);
     } else if (!work->is_over) {
         end_soon(work, work->failure == STORE_OK ? STORE_AWAY : work->failure);
     }
@@ -214,7 +157,7 @@ static void empty_queue(struct redis_client *client)
     }
 }
 
-static void send_part(struct redis_part *part)
+void redis_part_send(struct redis_part *part)
 {
     struct redis_client *client = part->work->client;
 
@@ -228,217 +171,6 @@ static void send_part(struct redis_part *part)
     client->queue_last = part;
     part->work->waiting++;
     pump(client);
-}
-
-static unsigned own_shard(const struct store_question *question)
-{
-    return redis_shard(question->endpoint.length > 0 ? question->endpoint
-                                                     : question->submit.endpoint);
-}
-
-static void prepare(struct redis_work *work, unsigned index, unsigned script, unsigned shard)
-{
-    struct redis_part *part = &work->parts[index];
-
-    part->work = work;
-    part->script = script;
-    part->shard = shard;
-    part->extra.position = work->position;
-}
-
-static void send_first(struct redis_work *work)
-{
-    const struct store_question *question = &work->call->question;
-    uint32_t limit = question->limit;
-    bool is_list =
-        question->operation == STORE_LIST_JOBS || question->operation == STORE_LIST_UNKNOWN;
-
-    work->is_held = false;
-    if (work->shape == SHAPE_ALL) {
-        for (unsigned i = 0; i < REDIS_SHARDS; i++) {
-            prepare(work, i, question->operation, i);
-        }
-    } else {
-        prepare(work, 0, question->operation, work->shape == SHAPE_CHAIN ? 0 : own_shard(question));
-    }
-    if (is_list) {
-        /* One more than wanted tells if that was all. */
-        limit = limit > 0 && limit <= STORE_LIST_MAXIMUM ? limit + 1 : STORE_LIST_MAXIMUM + 1;
-    }
-    for (unsigned i = 0; i < (work->shape == SHAPE_ALL ? REDIS_SHARDS : 1u); i++) {
-        work->parts[i].extra.limit = limit;
-        send_part(&work->parts[i]);
-    }
-}
-
-/* ---- several steps --------------------------------------------------------------------------- */
-
-static uint32_t wanted(const struct store_question *question)
-{
-    return question->limit > 0 && question->limit <= STORE_LIST_MAXIMUM ? question->limit
-                                                                        : STORE_LIST_MAXIMUM;
-}
-
-/* True when another step was begun. */
-static bool chain_on(struct redis_work *work)
-{
-    uint32_t limit = wanted(&work->call->question);
-
-    work->count += work->parts[work->step].decoded.reply.count;
-    if (++work->step >= REDIS_SHARDS || work->count >= limit) {
-        return false;
-    }
-    prepare(work, work->step, work->call->question.operation, work->step);
-    work->parts[work->step].extra.limit = limit - (uint32_t)work->count;
-    send_part(&work->parts[work->step]);
-    return true;
-}
-
-static bool repeat_on(struct redis_work *work)
-{
-    struct redis_part *part = &work->parts[0];
-    struct redis_decoded *decoded = &part->decoded;
-
-    work->count += (size_t)decoded->marked;
-    if (!decoded->last.is_set || decoded->last.member.length > sizeof work->member ||
-        decoded->top.length > sizeof work->top) {
-        decoded->reply.count = work->count;
-        return false;
-    }
-    memcpy(work->member, decoded->last.member.data, decoded->last.member.length);
-    work->position = decoded->last;
-    work->position.member.data = work->member;
-    if (decoded->top.length > 0) {
-        memcpy(work->top, decoded->top.data, decoded->top.length);
-    }
-    part->extra.top = view_make(work->top, decoded->top.length);
-    redis_decoded_clear(decoded);
-    prepare(work, 0, work->call->question.operation, part->shard);
-    send_part(part);
-    return true;
-}
-
-static int by_age(const void *left, const void *right)
-{
-    const struct redis_oldest *a = *(const struct redis_oldest *const *)left;
-    const struct redis_oldest *b = *(const struct redis_oldest *const *)right;
-
-    return a->ended_ms < b->ended_ms ? -1 : a->ended_ms > b->ended_ms;
-}
-
-static unsigned shard_of_member(struct view member)
-{
-    return redis_shard(view_first(member, view_find_byte(member, '/')));
-}
-
-/* The oldest results of all shards, until enough bytes go. */
-static size_t choose_victims(struct redis_work *work, const struct redis_oldest **all,
-                             uint64_t excess)
-{
-    size_t count = 0;
-    size_t chosen = 0;
-
-    for (unsigned i = 0; i < REDIS_SHARDS; i++) {
-        for (size_t at = 0; at < work->parts[i].decoded.oldest_count; at++) {
-            all[count++] = &work->parts[i].decoded.oldest[at];
-        }
-    }
-    qsort(all, count, sizeof *all, by_age);
-    while (chosen < count && chosen < wanted(&work->call->question) && excess > 0) {
-        uint64_t bytes = all[chosen]->bytes;
-
-        excess -= bytes < excess ? bytes : excess;
-        chosen++;
-    }
-    return chosen;
-}
-
-/* The second step of STORE_EXPIRE. The budget is one for all shards, and so is the order by age. */
-static bool evict(struct redis_work *work)
-{
-    uint64_t maximum = work->call->question.max_total_bytes;
-    const struct redis_oldest **all;
-    uint64_t total = 0;
-    size_t count = 0;
-    size_t used = 0;
-    bool is_begun = false;
-
-    for (unsigned i = 0; i < REDIS_SHARDS; i++) {
-        total += work->parts[i].decoded.bytes;
-        count += work->parts[i].decoded.oldest_count;
-    }
-    work->is_evicting = true;
-    if (maximum == 0 || total <= maximum || count == 0) {
-        return false;
-    }
-    all = calloc(count, sizeof *all);
-    work->victims = calloc(count, sizeof *work->victims);
-    if (!all || !work->victims) {
-        free((void *)(uintptr_t)all);
-        return false; /* what has expired is gone; the rest waits for the next time */
-    }
-    count = choose_victims(work, all, total - maximum);
-    for (unsigned shard = 0; shard < REDIS_SHARDS && work->failure == STORE_OK; shard++) {
-        struct redis_part *part = &work->parts[REDIS_SHARDS + shard];
-
-        prepare(work, REDIS_SHARDS + shard, REDIS_SCRIPT_EVICT, shard);
-        part->extra.members = &work->victims[used];
-        for (size_t i = 0; i < count; i++) {
-            if (shard_of_member(all[i]->member) == shard) {
-                work->victims[used++] = all[i]->member;
-                part->extra.member_count++;
-            }
-        }
-        if (part->extra.member_count > 0) {
-            send_part(part);
-            is_begun = true;
-        }
-    }
-    free((void *)(uintptr_t)all);
-    return is_begun;
-}
-
-static void finish(struct redis_work *work)
-{
-    struct redis_decoded *answers[2 * REDIS_SHARDS];
-    enum store_operation operation = work->call->question.operation;
-    size_t count = 0;
-    size_t evicted = 0;
-
-    for (unsigned i = 0; i < work->part_count; i++) {
-        if (work->parts[i].was_asked) {
-            answers[count++] = &work->parts[i].decoded;
-            evicted += i >= REDIS_SHARDS ? work->parts[i].decoded.reply.count : 0;
-        }
-    }
-    if (count == 1 && operation != STORE_LIST_JOBS && operation != STORE_LIST_UNKNOWN) {
-        redis_merge_one(work->call, answers[0]);
-    } else {
-        redis_merge(work->call, answers, count);
-    }
-    if (operation == STORE_EXPIRE) {
-        work->call->reply.evicted = evicted;
-    }
-    end_call(work, STORE_OK);
-}
-
-/* All that was asked has been answered. */
-static void advance(struct redis_work *work)
-{
-    bool goes_on = false;
-
-    switch (work->shape) {
-    case SHAPE_ONE: break;
-    case SHAPE_ALL:
-        goes_on =
-            work->call->question.operation == STORE_EXPIRE && !work->is_evicting && evict(work);
-        break;
-    case SHAPE_CHAIN: goes_on = chain_on(work); break;
-    case SHAPE_REPEAT: goes_on = repeat_on(work); break;
-    }
-    if (!goes_on) {
-        finish(work);
-    }
 }
 
 /* ---- answers --------------------------------------------------------------------------------- */
@@ -465,7 +197,7 @@ static void take_error(struct redis_part *part, struct view text)
     case REDIS_ERROR_NO_SCRIPT:
         if (!part->as_text && work->call) {
             part->as_text = true;
-            send_part(part);
+            redis_part_send(part);
             return;
         }
         work->failure = STORE_BROKEN;
@@ -523,13 +255,12 @@ static void on_answer(void *argument, const struct redisReply *answer, bool was_
 {
     struct redis_part *part = argument;
     struct redis_work *work = part->work;
-
     struct redis_client *client = work->client;
 
     work->waiting--;
     if (!work->call) {
         if (work->waiting == 0) {
-            free_work(work);
+            redis_work_free(work);
         }
         pump(client);
         return;
@@ -542,8 +273,8 @@ static void on_answer(void *argument, const struct redisReply *answer, bool was_
     if (work->waiting == 0 && !work->is_over) {
         if (work->failure != STORE_OK) {
             end_call(work, work->failure);
-        } else {
-            advance(work);
+        } else if (!redis_work_go_on(work)) {
+            end_call(work, STORE_OK);
         }
     }
     pump(client);
@@ -595,66 +326,10 @@ static void on_timer(UNUSED evutil_socket_t descriptor, UNUSED short what, void 
 
 /* ---- the backend's side ---------------------------------------------------------------------- */
 
-static enum shape shape_of(const struct store_question *question)
-{
-    bool has_endpoint = question->endpoint.length > 0;
-
-    switch (question->operation) {
-    case STORE_LIST_UNKNOWN:
-    case STORE_LIST_JOBS: return has_endpoint ? SHAPE_ONE : SHAPE_ALL;
-    case STORE_RESOLVE_SUBMIT: return question->submit.endpoint.length > 0 ? SHAPE_ONE : SHAPE_ALL;
-    case STORE_LIST_ENDPOINTS:
-    case STORE_EXPIRE:
-    case STORE_COUNT: return SHAPE_ALL;
-    case STORE_CLAIM_CANCELS: return SHAPE_CHAIN;
-    case STORE_MARK_PURGED: return SHAPE_REPEAT;
-    case STORE_CLAIM_SUBMIT:
-    case STORE_MARK_SENT:
-    case STORE_SETTLE_SUBMIT:
-    case STORE_FIND_DUPLICATE:
-    case STORE_GET_JOB:
-    case STORE_ADOPT_JOB:
-    case STORE_PUT_RESULT:
-    case STORE_RETRY_JOB:
-    case STORE_DELETE_RESULT:
-    case STORE_SHORTEN:
-    case STORE_CLAIM_DUE:
-    case STORE_CLAIM_JOB:
-    case STORE_RESCHEDULE:
-    case STORE_CLEAR_CANCEL:
-    case STORE_APPEND_CHUNKS:
-    case STORE_READ_CHUNKS:
-    case STORE_GET_CURSOR:
-    case STORE_SET_CURSOR:
-    case STORE_OPERATIONS: break;
-    }
-    return SHAPE_ONE;
-}
-
-static struct redis_work *make_work(struct redis_client *client, struct store_call *call)
-{
-    enum shape shape = shape_of(&call->question);
-    unsigned parts = shape == SHAPE_ONE || shape == SHAPE_REPEAT ? 1u
-                     : call->question.operation == STORE_EXPIRE  ? 2u * REDIS_SHARDS
-                                                                 : (unsigned)REDIS_SHARDS;
-    struct redis_work *work = calloc(1, sizeof *work + parts * sizeof *work->parts);
-
-    if (work) {
-        work->parts = (struct redis_part *)(void *)(work + 1);
-        work->part_count = parts;
-        work->client = client;
-        work->call = call;
-        work->deadline_ms = call->deadline_ms;
-        work->turn = client->turn;
-        work->shape = shape;
-    }
-    return work;
-}
-
 void redis_calls_start(void *client_data, struct store_call *call)
 {
     struct redis_client *client = client_data;
-    struct redis_work *work = make_work(client, call);
+    struct redis_work *work = redis_work_create(client, call);
     bool is_list = call->question.operation == STORE_LIST_JOBS ||
                    call->question.operation == STORE_LIST_UNKNOWN;
 
@@ -667,7 +342,7 @@ void redis_calls_start(void *client_data, struct store_call *call)
     if (is_list && !redis_cursor_parse(call->question.cursor, work->member, &work->position)) {
         end_soon(work, STORE_BAD_CURSOR);
     } else if (client->link.state == REDIS_LINK_READY) {
-        send_first(work);
+        redis_work_begin(work);
         arm(client);
     } else if (!client->link.was_tried) {
         work->is_held = true;
@@ -687,7 +362,7 @@ void redis_calls_link_changed(struct redis_client *client, bool is_ready)
     for (struct redis_work *work = client->first; work; work = next) {
         next = work->next;
         if (work->is_held && is_ready) {
-            send_first(work);
+            redis_work_begin(work);
         } else if (work->is_held) {
             end_soon(work, STORE_AWAY);
         }

@@ -285,7 +285,7 @@ const char *const redis_lua_expire[] = {
     /* A running job that is on no schedule (its index was lost or overwritten) is put back. */
     "local r=redis.pcall('HGET',B..'counts','walk')",
     "local from=type(r)=='string' and string.match(r,'^%d+$') and r or '-inf'",
-    "r=ix('ZRANGEBYSCORE',B..'all',from,'+inf','WITHSCORES','LIMIT',0,200)",
+    "r=ix('ZRANGEBYSCORE',B..'all',from,'+inf','WITHSCORES','LIMIT',0,100)",
     "for i=1,#r,2 do",
     "  local j=load(r[i])",
     "  if j and not ended(j) then",
@@ -296,13 +296,13 @@ const char *const redis_lua_expire[] = {
     "    ix('SADD',B..'endpoints',ep)",
     "  end",
     "end",
-    "if #r<400 or r[2]==r[#r] then",
-    "  ix('HSET',B..'counts','walk',#r<400 and '0' or str(tonumber(r[#r])+1))",
+    "if #r<200 or r[2]==r[#r] then",
+    "  ix('HSET',B..'counts','walk',#r<200 and '0' or str(tonumber(r[#r])+1))",
     "else",
     "  ix('HSET',B..'counts','walk',r[#r])",
     "end",
     /* Counts that can't be right are made anew, where that is cheap. */
-    "if ix('ZCARD',B..'all')<=2000 then",
+    "if ix('ZCARD',B..'all')<=1000 then",
     "  local before=ix('HGET',B..'counts','recount')",
     "  if not before or tonumber(before)==nil or tonumber(before)+600000<now or",
     "    tonumber(before)>now then",
@@ -318,9 +318,16 @@ const char *const redis_lua_expire[] = {
     "  end",
     "end",
     "local bytes=tonumber(ix('HGET',B..'counts','bytes') or '0') or 0",
-    "local oldest={}",
-    "if N('max_total')>0 then",
-    "  r=ix('ZRANGE',B..'kept',0,limit-1,'WITHSCORES')",
+    "return reply('OK','expired',str(expired),'bytes',str(math.max(bytes,0)))",
+    NULL,
+};
+
+const char *const redis_lua_evict[] = {
+    /* The further steps of STORE_EXPIRE: the oldest results are named; and those that are named
+     * go. */
+    "if #C==0 then",
+    "  local oldest={}",
+    "  local r=ix('ZRANGE',B..'kept',0,N('limit')-1,'WITHSCORES')",
     "  for i=1,#r,2 do",
     "    local j=load(r[i])",
     "    if j and j.f=='kept' then",
@@ -331,13 +338,8 @@ const char *const redis_lua_expire[] = {
     "      ix('ZREM',B..'kept',r[i])",
     "    end",
     "  end",
+    "  return reply('OK','oldest',oldest)",
     "end",
-    "return reply('OK','expired',str(expired),'bytes',str(math.max(bytes,0)),'oldest',oldest)",
-    NULL,
-};
-
-const char *const redis_lua_evict[] = {
-    /* The second step of STORE_EXPIRE: the named results go. */
     "local found={}",
     "for i=1,#C do",
     "  local j=load(C[i])",
