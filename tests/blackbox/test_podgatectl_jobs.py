@@ -311,6 +311,47 @@ def test_bad_state_is_told_by_podgate(operated):
     assert "TOO_LARGE" in operated.ctl("jobs", "--state", "broken", expect=EX_USAGE)
 
 
+# ---- salvage -------------------------------------------------------------------------------------
+
+def damage(path, first):
+    """Overwrites a part of every fourth page from page `first` on."""
+    with open(path, "r+b") as file:
+        for offset in range(4096 * first, os.path.getsize(path), 4 * 4096):
+            file.seek(offset)
+            file.write(os.urandom(512))
+
+
+def test_salvage_saves_what_can_be_read(podgate, make_sim, socket_path, endpoint):
+    sim = make_sim()
+    operated = Operated(podgate(sim, {"admin_socket": socket_path}), socket_path)
+    jobs = [operated.run_job(endpoint, value=str(number) * 9000) for number in range(40)]
+    harness.wait_until(lambda: len(operated.json(
+        "jobs", "--endpoint", endpoint, "--state", "COMPLETED")["jobs"]) == len(jobs))
+    key = operated.gateway.key
+    bodies = {job: operated.gateway.request("GET", f"/v2/{endpoint}/status/{job}", key).body
+              for job in jobs}
+    operated.gateway.stop()
+    path = operated.gateway.effective["store"]["path"]
+    damage(path, 30)
+    new = path + ".new"
+    status, output, errors = run("store", "salvage", path, new)
+    assert status == 0, errors
+    assert "results" in output
+    status, _, errors = run("store", "salvage", path, new)
+    assert status == EX_DATAERR and new in errors, "a file that is there must stay"
+    status, _, errors = run("store", "salvage", path + ".nothing", new + "2")
+    assert status == EX_NOINPUT and "nothing" in errors
+    os.rename(new, path)
+    gateway = operated.gateway
+    gateway.start()
+    served = {job: gateway.request("GET", f"/v2/{endpoint}/status/{job}", key) for job in jobs}
+    whole = [job for job in jobs if served[job].status == 200 and served[job].body == bodies[job]]
+    assert len(whole) >= 10
+    for job in jobs:
+        assert served[job].status in (200, 404), "no job may break podgate"
+    gateway.expect_errors(".*")
+
+
 # ---- doctor --------------------------------------------------------------------------------------
 
 def doctor(path, expect=0):
