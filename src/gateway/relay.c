@@ -143,6 +143,14 @@ static void end_exchange(struct request *request)
     request->exchange = NULL;
 }
 
+static void abort_exchange(struct request *request)
+{
+    if (request->exchange) {
+        upstream_abort(request->exchange);
+        request->exchange = NULL;
+    }
+}
+
 /* True when the answer has to wait for its record. */
 static bool tell(struct request *request, enum relay_end end, const struct relay_facts *facts)
 {
@@ -154,9 +162,8 @@ static void refuse_recorded(struct request *request)
 {
     if (!tell(request, RELAY_REFUSED, NULL)) {
         relay_refuse_answer(request, request->upstream_status, request->upstream_retry_after_s);
-    } else if (request->exchange) {
-        upstream_abort(request->exchange); /* the rest of it is of no use to anybody */
-        request->exchange = NULL;
+    } else {
+        abort_exchange(request); /* the rest of it is of no use to anybody */
     }
 }
 
@@ -198,6 +205,28 @@ bool relay_replace_answer(struct request *request, struct view text)
     return true;
 }
 
+/* Puts the id of a job that is in what came, with the one state that promises nothing, in the place
+ * of an answer that isn't whole. */
+static bool put_id_answer(struct request *request)
+{
+    struct relay_facts facts;
+    char storage[REQUEST_JOB_BYTES + 64];
+    struct builder text;
+    bool replaced;
+
+    /* The scan stops where the text was cut, behind the members that it met. */
+    if (!relay_read_cut_facts(body_view(request->answer), &facts)) {
+        return false;
+    }
+    builder_init(&text, storage, sizeof storage);
+    builder_append(&text, VIEW("{\"id\":\""));
+    builder_append(&text, facts.id);
+    builder_append(&text, VIEW("\",\"status\":\"IN_PROGRESS\"}"));
+    replaced = relay_replace_answer(request, builder_view(&text));
+    builder_clear(&text);
+    return replaced;
+}
+
 static uint64_t collect_maximum(const struct request *request, unsigned status)
 {
     uint64_t kept =
@@ -220,6 +249,10 @@ static void begin_collecting(struct request *request, const struct http_response
             : (uint64_t)FIRST_ANSWER_BYTES;
 
     request->answer = body_create(gateway->shared->budget, (size_t)capacity);
+    if (!request->answer && request->plan->is_submit) {
+        /* As much as there is room for: an id may be in it. */
+        request->answer = body_create(gateway->shared->budget, FIRST_ANSWER_BYTES);
+    }
     if (!request->answer) {
         /* What upstream said to a submit can't be read: nobody may take that for a refusal. */
         (void)tell(request, RELAY_FAILED, NULL);
@@ -288,7 +321,7 @@ static void send_piece(struct request *request, struct view data, bool last)
     char *joined;
     bool taken = true;
 
-    if (last) {
+    if (last && request->exchange) {
         end_exchange(request);
     }
     if (hold_key_back(request, &data, last, &joined)) {
@@ -300,10 +333,9 @@ static void send_piece(struct request *request, struct view data, bool last)
     if (last) {
         request_move_work(request, WORK_DONE);
     } else if (!request_has_caller(request)) {
-        upstream_abort(request->exchange);
-        request->exchange = NULL;
+        abort_exchange(request);
         request_move_work(request, WORK_DONE);
-    } else if (!taken) {
+    } else if (!taken && request->exchange) {
         request->paused = true;
         upstream_pause(request->exchange);
     }
@@ -340,10 +372,16 @@ static void on_head(void *owner, struct upstream_exchange *exchange,
     }
 }
 
-/* What was on its way when the exchange was paused. */
+/* What was on its way when the exchange was paused: 64 KiB at most (net/upstream.h), which have to
+ * lie somewhere even when the budget for bodies is used up. */
+static struct body_budget rest_budget = {.maximum_bytes = SIZE_MAX};
+
 static void keep_piece(struct request *request, struct view data, bool last)
 {
-    if (!body_append(request->answer, data)) {
+    if (!request->answer_rest) {
+        request->answer_rest = body_create(&rest_budget, data.length + 1);
+    }
+    if (!request->answer_rest || !body_append(request->answer_rest, data)) {
         request->answer_broken = true;
     }
     if (last) {
@@ -381,11 +419,12 @@ static void record_long(struct request *request)
 static void continue_long(struct request *request)
 {
     if (request->answer_broken || !request_has_caller(request)) {
-        if (request->exchange) {
-            upstream_abort(request->exchange);
-            request->exchange = NULL;
+        abort_exchange(request);
+        if (put_id_answer(request)) {
+            request_send_reply(request, body_view(request->answer), request->answer);
+        } else {
+            request_break_off(request);
         }
-        request_break_off(request);
         request_move_work(request, WORK_DONE);
         return;
     }
@@ -393,7 +432,10 @@ static void continue_long(struct request *request)
         request_move_work(request, WORK_AT_UPSTREAM);
         upstream_resume(request->exchange);
     }
-    stream_collected(request, request->answer_whole);
+    stream_collected(request, request->answer_whole && !request->answer_rest);
+    if (request->answer_rest && request->work != WORK_DONE) {
+        send_piece(request, body_view(request->answer_rest), request->answer_whole);
+    }
 }
 
 void relay_continue(struct request *request)
@@ -443,31 +485,20 @@ static void on_pause(void *owner, struct upstream_exchange *exchange)
     }
 }
 
-/* A success that broke off behind a complete top-level id: the job is known (docs/architecture.md),
- * so its caller gets the id, with the one state that promises nothing. */
+/* A success that broke off behind a complete top-level id: the job is known (docs/architecture.md).
+ */
 static bool answer_with_id(struct request *request)
 {
     struct relay_facts facts;
-    char storage[REQUEST_JOB_BYTES + 64];
-    struct builder text;
-    bool replaced;
 
-    /* The scan stops where the text was cut, behind the members that it met. */
-    if (request->upstream_status != 200 || !request->answer ||
-        !relay_read_cut_facts(body_view(request->answer), &facts)) {
+    if (request->upstream_status != 200 || !request->answer || !put_id_answer(request) ||
+        !relay_read_facts(body_view(request->answer), &facts)) {
         return false;
     }
-    builder_init(&text, storage, sizeof storage);
-    builder_append(&text, VIEW("{\"id\":\""));
-    builder_append(&text, facts.id);
-    builder_append(&text, VIEW("\",\"status\":\"IN_PROGRESS\"}"));
-    replaced = relay_replace_answer(request, builder_view(&text)) &&
-               relay_read_facts(body_view(request->answer), &facts);
-    builder_clear(&text);
-    if (replaced && !tell(request, RELAY_CUT, &facts)) {
+    if (!tell(request, RELAY_CUT, &facts)) {
         relay_continue(request);
     }
-    return replaced;
+    return true;
 }
 
 static void on_failure(void *owner, struct upstream_exchange *exchange,

@@ -603,6 +603,8 @@ void request_finish(struct request *request)
     request->body = NULL;
     body_unref(request->answer);
     request->answer = NULL;
+    body_unref(request->answer_rest);
+    request->answer_rest = NULL;
     free(request->held);
     request->held = NULL;
     config_unref(request->config);

@@ -111,6 +111,7 @@ struct request {
     unsigned char relay_end; /* enum relay_end, of an answer that waits to be recorded */
     bool answer_whole;       /* while one that is too long to be collected waits: it has all come */
     bool answer_broken;      /* the same: it broke off */
+    struct body *answer_rest; /* the same: what came behind it; one reference */
     struct body *answer; /* collected from upstream; one reference */
     char *held;          /* the end of the last piece, which may be the beginning of the key */
     size_t held_length;

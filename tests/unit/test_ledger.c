@@ -164,6 +164,65 @@ Test(ledger, never_gives_a_job_that_is_there_to_somebody_else)
     cr_assert_eq(look_for("j-1"), STORE_OK);
 }
 
+/* ---- answers that are longer than there is room for */
+
+#define LONG_HEAD                                                                                  \
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+#define LONG_BEGIN "{\"id\":\"s-1\",\"output\":\""
+
+/* The first half of a long answer, until memory is short. */
+static void begin_long_answer(void)
+{
+    enum { HALF = 512 * 1024 };
+    char *piece = malloc(HALF + 64);
+    int length = sprintf(piece, "%x\r\n" LONG_BEGIN, HALF);
+
+    memset(piece + length, 'o', HALF + 64 - (size_t)length);
+    memcpy(piece + strcspn(piece, "\n") + 1 + HALF, "\r\n", 3);
+    upstream_holds();
+    post(&caller, "/v2/abc/runsync", "{}");
+    RUN_UNTIL(seen_count == 1);
+    atomic_store(&budget.maximum_bytes, atomic_load(&budget.used_bytes) + 256 * 1024);
+    store_holds(STORE_SETTLE_SUBMIT);
+    peer_send(asked_by[0], LONG_HEAD);
+    peer_send(asked_by[0], piece);
+    RUN_UNTIL(held_count == 1);
+    cr_assert_eq(caller.length, 0, "told before the ledger knew");
+    free(piece);
+}
+
+Test(ledger, has_the_job_before_a_long_answer_begins)
+{
+    begin_long_answer();
+    store_goes_on(STORE_SETTLE_SUBMIT);
+    RUN_UNTIL(caller_has(&caller, LONG_BEGIN));
+    peer_send(asked_by[0], "2\r\n\"}\r\n0\r\n\r\n");
+    EXPECT_ANSWER(&caller, 200);
+    cr_assert_geq(caller.length, 512 * 1024);
+    cr_assert_eq(look_for("s-1"), STORE_OK);
+    cr_assert_eq(found.state, JOB_IN_QUEUE); /* how it ended is the collector's to see */
+}
+
+Test(ledger, has_the_job_of_a_long_answer_that_broke_off)
+{
+    begin_long_answer();
+    peer_reset(asked_by[0]);
+    store_goes_on(STORE_SETTLE_SUBMIT);
+    RUN_UNTIL(caller_is_over(&caller)); /* a whole answer it can't be taken for */
+    RUN_UNTIL(request_pool_running(GATEWAY->requests) == 0);
+    cr_assert_eq(look_for("s-1"), STORE_OK);
+}
+
+Test(ledger, lets_the_caller_of_a_long_answer_go)
+{
+    begin_long_answer();
+    caller_hang_up(&caller);
+    RUN_UNTIL(front_connection_count(FRONT) == 1);
+    store_goes_on(STORE_SETTLE_SUBMIT);
+    RUN_UNTIL(request_pool_running(GATEWAY->requests) == 0);
+    cr_assert_eq(look_for("s-1"), STORE_OK);
+}
+
 /* ---- Idempotency-Key */
 
 Test(ledger, repeats_the_first_answer_for_the_same_key)
