@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "store/store_redis_work.h"
+#include "store/store_redis_private.h"
 
 /* The client's lists: works by deadline, and parts that wait to be written. */
 

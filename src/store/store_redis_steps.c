@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "store/store_redis_work.h"
+#include "store/store_redis_private.h"
 
 /* Which scripts a question takes, and what comes after their answers. */
 

@@ -2,8 +2,8 @@
  * script on the shard of its endpoint, the same script on all shards at once, or several steps one
  * after the other. The work outlives the call when its time is over before Redis has answered: then
  * the late answer finds nobody. */
-#ifndef PODGATE_STORE_STORE_REDIS_WORK_H
-#define PODGATE_STORE_STORE_REDIS_WORK_H
+#ifndef PODGATE_STORE_STORE_REDIS_PRIVATE_H
+#define PODGATE_STORE_STORE_REDIS_PRIVATE_H
 
 #include "store/store_redis.h"
 
