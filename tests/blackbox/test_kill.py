@@ -18,6 +18,7 @@ import wire
 from redis_server import RedisServer
 
 KINDS = ("run", "run", "run", "runsync", "durable", "stream")
+THREADS = 8
 SCALE = 10  # the upstream forgets ten times sooner, and works ten times faster
 RETENTION = {"retention_run": "180s", "retention_runsync": "6s"}
 
@@ -36,8 +37,9 @@ def options_of(redis, directory, socket_path):
 class Callers:
     """Submit from some threads, once each, and never ask what became of it."""
 
-    def __init__(self, gateway, count, seed):
+    def __init__(self, gateway, count, seed, duration):
         self.gateway = gateway
+        self.pause = duration / count * THREADS * 2  # on the average once, beside the work itself
         self.jobs = {}     # id -> (endpoint, nonce)
         self.bodies = {}   # nonce -> the submit's body
         self.answers = []  # (status, code) of what was refused
@@ -47,7 +49,7 @@ class Callers:
         random.Random(seed).shuffle(numbers)
         self.left = numbers
         self.seed = seed
-        self.threads = [threading.Thread(target=self.work) for _ in range(8)]
+        self.threads = [threading.Thread(target=self.work) for _ in range(THREADS)]
 
     def work(self):
         while True:
@@ -55,6 +57,7 @@ class Callers:
                 if not self.left:
                     return
                 number = self.left.pop()
+            time.sleep(random.uniform(0, self.pause))
             self.submit(number)
 
     def submit(self, number):
@@ -139,7 +142,7 @@ def storm(lab, tmp_path, backend, jobs, kills, redis_kills, front_kills, duratio
     gateway = lab.podgate(sim, options_of(redis, tmp_path, socket_path))
     gateway.expect_errors("event=")  # what is struck may say so; what matters is counted below
     try:
-        callers = Callers(gateway, jobs, seed)
+        callers = Callers(gateway, jobs, seed, duration)
         strikes = [(kills, lambda: restart(gateway)),
                    (front_kills, lambda: sim.control("POST", "front", {"down_ms": 300}))]
         if redis:
@@ -187,13 +190,15 @@ def check(sim, gateway, callers, socket_path):
                                           job["id"])
             if done.returncode != 0:
                 missing.append(job)
-    unknown = digests_of_unknown(socket_path) if missing else set()
-    unexplained = [job for job in missing
-                   if hashlib.sha256(callers.bodies[nonce_of(job)]).hexdigest() not in unknown]
+    def unexplained():
+        unknown = digests_of_unknown(socket_path) if missing else set()
+        return [job for job in missing
+                if hashlib.sha256(callers.bodies[nonce_of(job)]).hexdigest() not in unknown]
+    # With a shared store nobody can tell a podgate that died from one that is slow, so that a submit
+    # counts as unknown only when its time is over.
+    harness.wait_until(lambda: not unexplained(), 150, "the listing of what is unknown", interval=2)
     print(f"{len(callers.jobs)} acknowledged, {callers.unanswered} unanswered, "
-          f"{len(callers.answers)} refused, {len(missing)} unknown of which {len(unexplained)} "
-          f"unexplained; refusals: {collections.Counter(callers.answers)}")
-    assert not unexplained, unexplained[:3]
+          f"{len(missing)} listed as unknown; refusals: {collections.Counter(callers.answers)}")
 
 
 @pytest.mark.parametrize("backend", ["embedded", "redis"])
