@@ -22,8 +22,38 @@ static void observe_cancel(struct request *request, const struct relay_facts *fa
     }
 }
 
-static const struct relay_plan cancel_plan = {.resend = UPSTREAM_RESEND_NEVER,
-                                              .observe = observe_cancel};
+/* Upstream knows a job that /retry had to submit again by another id than its caller. */
+static bool name_as_asked(struct request *request, enum relay_end end,
+                          const struct relay_facts *facts)
+{
+    /* What on_job() found; nothing of a job that the ledger doesn't have. */
+    struct view sent =
+        view_make(request->job_text, strnlen(request->job_text, sizeof request->job_text));
+    char storage[ROUTE_JOB_MAXIMUM + 64];
+    struct builder text;
+
+    if (end != RELAY_ANSWERED || request->upstream_status != 200 || sent.length == 0 ||
+        !view_equal(facts->id, sent) || view_equal(sent, request->route.job) ||
+        facts->status.length > 32) {
+        return false;
+    }
+    builder_init(&text, storage, sizeof storage);
+    builder_append(&text, VIEW("{\"id\":\""));
+    builder_append(&text, request->route.job);
+    builder_append(&text, VIEW("\",\"status\":\""));
+    builder_append(&text, facts->status);
+    builder_append(&text, VIEW("\"}"));
+    if (builder_failed(&text) || !relay_replace_answer(request, builder_view(&text))) {
+        builder_clear(&text);
+        request_refuse(request, PROBLEM_OVERLOADED, 1);
+        return true;
+    }
+    builder_clear(&text);
+    return false;
+}
+
+static const struct relay_plan cancel_plan = {
+    .resend = UPSTREAM_RESEND_NEVER, .observe = observe_cancel, .record = name_as_asked};
 static const struct relay_plan change_plan = {.resend = UPSTREAM_RESEND_NEVER};
 static const struct relay_plan read_plan = {.is_read = true, .resend = UPSTREAM_RESEND_READ};
 static const struct relay_plan stream_plan = {.streaming = true, .resend = UPSTREAM_RESEND_NEVER};

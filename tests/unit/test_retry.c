@@ -186,6 +186,25 @@ Test(retry, submits_again_what_upstream_forgot)
                      "{\"id\":\"j-1\",\"status\":\"COMPLETED\",\"output\":1}");
 }
 
+Test(retry, lets_a_job_that_was_submitted_again_be_cancelled_by_its_old_id)
+{
+    fail_a_kept_job("{\"input\":1}");
+    upstream_holds();
+    post(&caller, "/v2/kept/retry/j-1", NULL);
+    RUN_UNTIL(seen_count == 2);
+    upstream_answers(1, "404 Not Found", "{\"error\":\"gone\"}");
+    RUN_UNTIL(seen_count == 3);
+    upstream_answers(2, "200 OK", QUEUED("j-2"));
+    EXPECT_ANSWER(&caller, 200);
+    caller_clear(&caller);
+    post(&caller, "/v2/kept/cancel/j-1", NULL);
+    RUN_UNTIL(seen_count == 4);
+    expect_asked(3, "POST /v2/kept/cancel/j-2 HTTP/1.1\r\n");
+    upstream_answers(3, "200 OK", "{\"id\":\"j-2\",\"status\":\"CANCELLED\"}");
+    EXPECT_ANSWER(&caller, 200);
+    cr_assert_str_eq(answer_body(&caller), "{\"id\":\"j-1\",\"status\":\"CANCELLED\"}");
+}
+
 Test(retry, submits_a_large_input_again_byte_for_byte)
 {
     enum { BYTES = 300000 };
