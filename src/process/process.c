@@ -25,6 +25,7 @@
 enum {
     TURN_MS = 20,
     KEY_CHECK_TURNS = 50,        /* the key file is looked at once a second */
+    COUNT_TURNS = 250,           /* the store is asked for its counts every five */
     HOT_SHRINKS_AT_PERCENT = 70, /* of memory.bodies; requests' bodies are refused from 80 on */
     STUCK_MS = 5000,             /* a loop that did not turn for so long is stuck */
 };
@@ -233,6 +234,9 @@ static void on_turn(evutil_socket_t descriptor, short what, void *argument)
     fit_hot_cache(process);
     if (++process->turn % KEY_CHECK_TURNS == 0 && !process->draining) {
         refresh_key(process);
+    }
+    if (process->turn % COUNT_TURNS == 0) {
+        process_ask_counts(process);
     }
     if (process->draining && !process->hurried && clock_mono_ms() >= process->drain_end_ms) {
         process_log_event(process, LOG_LEVEL_WARNING, "drain_timeout", NULL, NULL);

@@ -41,3 +41,23 @@ void process_count_parts(struct process *process)
              store_durability(store) == STORE_DURABLE ? 2 : 0);
     }
 }
+
+static void on_counts(void *argument, const struct store_reply *reply)
+{
+    struct process *process = argument;
+
+    process->counting = false;
+    if (reply->result == STORE_OK) {
+        show(process, METRIC_STORE_BYTES, 0, &process->told.store_bytes,
+             reply->counts.result_bytes);
+        show(process, METRIC_STORE_SPOOLED, 0, &process->told.store_spooled, reply->counts.spooled);
+    }
+}
+
+void process_ask_counts(struct process *process)
+{
+    const struct store_question question = {.operation = STORE_COUNT};
+
+    process->counting = process->counting ||
+                        store_ask(process->store_client, &question, on_counts, process) != NULL;
+}

@@ -29,6 +29,8 @@ struct process_told {
     uint64_t hot_bytes;
     uint64_t store_ready;
     uint64_t store_durability;
+    uint64_t store_bytes;
+    uint64_t store_spooled;
 };
 
 /* The one process context. Owned by process_run(). */
@@ -46,8 +48,9 @@ struct process {
     struct loop *loop;
     struct metrics_block *metrics_block; /* the main thread's */
     struct process_told told;
-    uint64_t hot_maximum_bytes; /* as the memory cache was told last */
-    struct store_client *store_client;   /* of the main loop */
+    bool counting;                     /* the store has been asked for its counts */
+    uint64_t hot_maximum_bytes;        /* as the memory cache was told last */
+    struct store_client *store_client; /* of the main loop */
     struct admin *admin;
     struct operator_api *operator_api;
     struct event *signals[3];
@@ -80,6 +83,9 @@ MUST_CHECK int process_create_parts(struct process *process);
 
 /* Brings what the memory cache and the store count into the metrics. Main thread. */
 void process_count_parts(struct process *process);
+
+/* Asks the store what is in it, for metrics; a question that is still under way is enough. */
+void process_ask_counts(struct process *process);
 
 /* Ends and frees everything, in the order that lets nothing be used after its end. */
 void process_destroy_parts(struct process *process);

@@ -491,3 +491,20 @@ def test_the_operator_sees_that_redis_is_away(podgate, sim, make_redis, socket_p
     assert "store" in operated.ctl("jobs", expect=EX_TEMPFAIL)
     findings = doctor(operated.gateway.config_path, EX_UNAVAILABLE)
     assert findings["podgate"] == ("bad", "it runs, but its store is spooling")
+
+
+def test_metrics_tell_what_is_stored_and_what_waits_for_redis(podgate, sim, make_redis, socket_path,
+                                                              endpoint):
+    server = make_redis("--appendonly", "yes", "--appendfsync", "always")
+    operated = Operated(podgate(sim, {"admin_socket": socket_path, "store": redis_store(server)}),
+                        socket_path)
+    gateway = operated.gateway
+    job = operated.run_job(endpoint, value="x" * 500)
+    harness.wait_until(lambda: operated.state_of(endpoint, job) == "COMPLETED")
+    harness.wait_until(lambda: gateway.metric("podgate_store_bytes") >= 500, 20)
+    assert gateway.metric("podgate_store_spooled") == 0
+    server.kill()
+    gateway.expect_errors("store", "spool")
+    harness.wait_until(lambda: gateway.metric("podgate_store_ready") == 0)
+    operated.run_job(endpoint)
+    harness.wait_until(lambda: gateway.metric("podgate_store_spooled") > 0, 20)
