@@ -185,6 +185,60 @@ static bool is_late(const struct store_call *call)
     return clock_mono_ms() > call->deadline_ms;
 }
 
+/* ---- durability ------------------------------------------------------------------------------ */
+
+/* After a failed fsync() the kernel may have dropped what it couldn't write and taken the pages for
+ * clean, so that a later success proves nothing: only what was copied into the file and synced
+ * there is known to be safe. */
+static bool make_durable(struct embedded *embedded, enum embedded_hand hand)
+{
+    uint64_t committed = atomic_load(&embedded->committed);
+
+    if (atomic_load(&embedded->troubles) & EMBEDDED_TROUBLE_SYNC) {
+        if (!embedded_checkpoint(embedded, hand, true)) {
+            return false;
+        }
+        embedded_set_trouble(embedded, hand, EMBEDDED_TROUBLE_SYNC, false);
+        return true;
+    }
+    if (atomic_load(&embedded->synced) >= committed) {
+        return true;
+    }
+    metrics_add(embedded->hands[hand].metrics, METRIC_STORE_SYNCS, 0, 0, 1);
+    if (FAULT_POINT("store.sync") || fdatasync(embedded->wal_descriptor) != 0) {
+        metrics_add(embedded->hands[hand].metrics, METRIC_FAULTS, METRIC_PART_STORE,
+                    METRIC_STORE_FAULT_IO, 1);
+        embedded_set_trouble(embedded, hand, EMBEDDED_TROUBLE_SYNC, true);
+        return false;
+    }
+    atomic_store(&embedded->synced, committed);
+    return true;
+}
+
+static void confirm(struct embedded *embedded, enum embedded_hand hand, struct store_call *calls)
+{
+    if (!make_durable(embedded, hand)) {
+        for (struct store_call *call = calls; call; call = call->next) {
+            fail_call(call, STORE_FULL);
+        }
+    }
+    answer_all(embedded, calls);
+}
+
+static void *syncer_main(void *argument)
+{
+    struct embedded *embedded = argument;
+    struct store_call *calls;
+
+    while (embedded_queue_take(&embedded->syncs, -1, &calls)) {
+        if (calls) {
+            confirm(embedded, EMBEDDED_SYNCER, calls);
+        }
+        atomic_store(&embedded->syncer_works, false);
+    }
+    return NULL;
+}
+
 /* ---- the writer ------------------------------------------------------------------------------ */
 
 static bool begin(struct embedded *embedded)
@@ -280,7 +334,7 @@ static void run_one_by_one(struct embedded *embedded, struct store_call *calls)
     }
 }
 
-static void hand_on(struct embedded *embedded, struct store_call *calls)
+static void hand_on(struct embedded *embedded, struct store_call *calls, bool calls_after)
 {
     struct store_call *waiting = NULL;
     struct store_call **last = &waiting;
@@ -296,7 +350,15 @@ static void hand_on(struct embedded *embedded, struct store_call *calls)
             answer(embedded, call);
         }
     }
-    if (waiting) {
+    if (!waiting) {
+        return;
+    }
+    if (!calls_after && !atomic_load(&embedded->syncer_works) &&
+        embedded_queue_is_empty(&embedded->writes)) {
+        /* Nobody else waits for the writer: one thread less to wake. */
+        confirm(embedded, EMBEDDED_WRITER, waiting);
+    } else {
+        atomic_store(&embedded->syncer_works, true);
         embedded_queue_put(&embedded->syncs, waiting);
     }
 }
@@ -312,7 +374,8 @@ static void shorten_log(struct embedded *embedded)
     }
 }
 
-static void run_group(struct embedded *embedded, struct store_call *calls)
+/* `calls_after`: another group waits. */
+static void run_group(struct embedded *embedded, struct store_call *calls, bool calls_after)
 {
     if (!begin(embedded)) {
         roll_back(embedded);
@@ -327,7 +390,7 @@ static void run_group(struct embedded *embedded, struct store_call *calls)
             fail_group(embedded, calls);
         }
     }
-    hand_on(embedded, calls);
+    hand_on(embedded, calls, calls_after);
     shorten_log(embedded);
 }
 
@@ -393,55 +456,9 @@ static void *writer_main(void *argument)
             struct store_call *group = cut_group(embedded, &calls);
 
             if (group) {
-                run_group(embedded, group);
+                run_group(embedded, group, calls != NULL);
             }
         }
-    }
-    return NULL;
-}
-
-/* ---- the syncer ------------------------------------------------------------------------------ */
-
-/* After a failed fsync() the kernel may have dropped what it couldn't write and taken the pages for
- * clean, so that a later success proves nothing: only what was copied into the file and synced
- * there is known to be safe. */
-static bool make_durable(struct embedded *embedded)
-{
-    uint64_t committed = atomic_load(&embedded->committed);
-
-    if (atomic_load(&embedded->troubles) & EMBEDDED_TROUBLE_SYNC) {
-        if (!embedded_checkpoint(embedded, EMBEDDED_SYNCER, true)) {
-            return false;
-        }
-        embedded_set_trouble(embedded, EMBEDDED_SYNCER, EMBEDDED_TROUBLE_SYNC, false);
-        return true;
-    }
-    if (atomic_load(&embedded->synced) >= committed) {
-        return true;
-    }
-    metrics_add(embedded->hands[EMBEDDED_SYNCER].metrics, METRIC_STORE_SYNCS, 0, 0, 1);
-    if (FAULT_POINT("store.sync") || fdatasync(embedded->wal_descriptor) != 0) {
-        metrics_add(embedded->hands[EMBEDDED_SYNCER].metrics, METRIC_FAULTS, METRIC_PART_STORE,
-                    METRIC_STORE_FAULT_IO, 1);
-        embedded_set_trouble(embedded, EMBEDDED_SYNCER, EMBEDDED_TROUBLE_SYNC, true);
-        return false;
-    }
-    atomic_store(&embedded->synced, committed);
-    return true;
-}
-
-static void *syncer_main(void *argument)
-{
-    struct embedded *embedded = argument;
-    struct store_call *calls;
-
-    while (embedded_queue_take(&embedded->syncs, -1, &calls)) {
-        if (calls && !make_durable(embedded)) {
-            for (struct store_call *call = calls; call; call = call->next) {
-                fail_call(call, STORE_FULL);
-            }
-        }
-        answer_all(embedded, calls);
     }
     return NULL;
 }
@@ -484,6 +501,7 @@ static void *reader_main(void *argument)
 static bool init_queue(struct embedded_queue *queue)
 {
     pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->filled, NULL);
     queue->last = &queue->first;
     queue->wake_descriptor = eventfd(0, EFD_CLOEXEC);
     return queue->wake_descriptor >= 0;
@@ -494,6 +512,7 @@ static void clear_queue(struct embedded_queue *queue)
     if (queue->wake_descriptor >= 0) {
         close(queue->wake_descriptor);
     }
+    pthread_cond_destroy(&queue->filled);
     pthread_mutex_destroy(&queue->lock);
 }
 
@@ -523,6 +542,12 @@ static bool start_threads(struct embedded *embedded)
         [EMBEDDED_READER] = reader_main,
         [EMBEDDED_KEEPER] = embedded_keeper_main,
     };
+    static const char *const names[EMBEDDED_HANDS] = {
+        [EMBEDDED_WRITER] = "store-writer",
+        [EMBEDDED_SYNCER] = "store-syncer",
+        [EMBEDDED_READER] = "store-reader",
+        [EMBEDDED_KEEPER] = "store-keeper",
+    };
     sigset_t all;
     sigset_t before;
 
@@ -532,6 +557,8 @@ static bool start_threads(struct embedded *embedded)
     while (embedded->thread_count < EMBEDDED_HANDS &&
            pthread_create(&embedded->threads[embedded->thread_count], NULL,
                           mains[embedded->thread_count], embedded) == 0) {
+        (void)pthread_setname_np(embedded->threads[embedded->thread_count],
+                                 names[embedded->thread_count]);
         embedded->thread_count++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);

@@ -351,7 +351,9 @@ struct embedded_queue {
     pthread_mutex_t lock;
     struct store_call *first;
     struct store_call **last;
-    int wake_descriptor;
+    pthread_cond_t filled;
+    int wake_descriptor; /* for whoever waits with a time-out */
+    bool is_timed;
     bool sleeping;
     bool stopping;
     bool nudged; /* woken for another reason than a call */
@@ -388,6 +390,7 @@ struct embedded {
     } hands[EMBEDDED_HANDS];
     _Atomic uint64_t committed; /* transactions */
     _Atomic uint64_t synced;
+    _Atomic bool syncer_works;
     _Atomic unsigned wal_pages;    /* in the log after the last commit */
     _Atomic unsigned copied_pages; /* of those, by the last checkpoint */
     _Atomic unsigned troubles;
@@ -472,6 +475,7 @@ void embedded_begin_keeping(struct embedded *embedded);
 MUST_CHECK bool embedded_queue_take(struct embedded_queue *queue, int wait_ms,
                                     struct store_call **first);
 void embedded_queue_put(struct embedded_queue *queue, struct store_call *first);
+bool embedded_queue_is_empty(struct embedded_queue *queue);
 void embedded_queue_nudge(struct embedded_queue *queue);
 
 #endif

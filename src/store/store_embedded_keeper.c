@@ -28,11 +28,20 @@ enum {
 
 /* ---- queues ---------------------------------------------------------------------------------- */
 
+/* With the lock held. */
 static void wake(struct embedded_queue *queue)
 {
     static const uint64_t one = 1;
     ssize_t count;
 
+    if (!queue->sleeping) {
+        return;
+    }
+    queue->sleeping = false;
+    if (!queue->is_timed) {
+        pthread_cond_signal(&queue->filled);
+        return;
+    }
     do {
         count = write(queue->wake_descriptor, &one, sizeof one);
     } while (count < 0 && errno == EINTR);
@@ -41,7 +50,6 @@ static void wake(struct embedded_queue *queue)
 void embedded_queue_put(struct embedded_queue *queue, struct store_call *first)
 {
     struct store_call **last = &first->next;
-    bool must_wake;
 
     while (*last) {
         last = &(*last)->next;
@@ -49,55 +57,66 @@ void embedded_queue_put(struct embedded_queue *queue, struct store_call *first)
     pthread_mutex_lock(&queue->lock);
     *queue->last = first;
     queue->last = last;
-    must_wake = queue->sleeping;
-    queue->sleeping = false;
+    wake(queue);
     pthread_mutex_unlock(&queue->lock);
-    if (must_wake) {
-        wake(queue);
-    }
 }
 
 void embedded_queue_nudge(struct embedded_queue *queue)
 {
-    bool must_wake;
-
     pthread_mutex_lock(&queue->lock);
     queue->nudged = true;
-    must_wake = queue->sleeping;
-    queue->sleeping = false;
+    wake(queue);
     pthread_mutex_unlock(&queue->lock);
-    if (must_wake) {
-        wake(queue);
-    }
 }
 
-/* By poll() and not by a condition, whose time-out is a point of a clock that tests stop. */
-bool embedded_queue_take(struct embedded_queue *queue, int wait_ms, struct store_call **first)
+bool embedded_queue_is_empty(struct embedded_queue *queue)
+{
+    bool is_empty;
+
+    pthread_mutex_lock(&queue->lock);
+    is_empty = !queue->first;
+    pthread_mutex_unlock(&queue->lock);
+    return is_empty;
+}
+
+/* A time-out by poll() and not by a condition, whose time-out is a point of a clock that tests stop.
+ * With the lock held. */
+static void wait_a_while(struct embedded_queue *queue, int wait_ms)
 {
     struct pollfd waiting = {.fd = queue->wake_descriptor, .events = POLLIN};
-    bool waited = false;
-    bool goes_on;
     uint64_t count;
 
-    for (;;) {
-        pthread_mutex_lock(&queue->lock);
-        *first = queue->first;
-        queue->first = NULL;
-        queue->last = &queue->first;
-        goes_on = *first || !queue->stopping;
-        queue->sleeping = !*first && !queue->stopping && !queue->nudged && !waited;
-        if (!queue->sleeping) {
-            queue->nudged = false;
-            pthread_mutex_unlock(&queue->lock);
-            return goes_on;
-        }
-        pthread_mutex_unlock(&queue->lock);
-        if (poll(&waiting, 1, wait_ms) > 0 &&
-            read(queue->wake_descriptor, &count, sizeof count) < 0) {
-            count = 0;
-        }
-        waited = wait_ms >= 0;
+    pthread_mutex_unlock(&queue->lock);
+    if (poll(&waiting, 1, wait_ms) > 0 && read(queue->wake_descriptor, &count, sizeof count) < 0) {
+        count = 0;
     }
+    pthread_mutex_lock(&queue->lock);
+}
+
+bool embedded_queue_take(struct embedded_queue *queue, int wait_ms, struct store_call **first)
+{
+    bool waited = false;
+    bool goes_on;
+
+    pthread_mutex_lock(&queue->lock);
+    queue->is_timed = wait_ms >= 0;
+    while (!queue->first && !queue->stopping && !queue->nudged && !waited) {
+        queue->sleeping = true;
+        if (queue->is_timed) {
+            wait_a_while(queue, wait_ms);
+            waited = true;
+        } else {
+            pthread_cond_wait(&queue->filled, &queue->lock);
+        }
+    }
+    queue->sleeping = false;
+    queue->nudged = false;
+    *first = queue->first;
+    queue->first = NULL;
+    queue->last = &queue->first;
+    goes_on = *first || !queue->stopping;
+    pthread_mutex_unlock(&queue->lock);
+    return goes_on;
 }
 
 /* ---- troubles -------------------------------------------------------------------------------- */
