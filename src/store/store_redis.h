@@ -399,7 +399,8 @@ struct redis_watch {
     struct event *timer;
     struct redis_peer peer;
     bool is_wanted;
-    bool has_missed; /* it was away in between */
+    bool has_missed;  /* it was away in between */
+    bool was_refused; /* and that was said */
 };
 
 /* Prepares; nothing is connected yet. False without memory. */

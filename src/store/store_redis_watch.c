@@ -51,6 +51,19 @@ static void take_message(struct redis_watch *watch, struct view message)
     tell(watch, endpoint, job);
 }
 
+/* Changes of others are then seen by looking into the store, twice a second. Said once a start. */
+static void note_refusal(struct redis_watch *watch, struct view error)
+{
+    struct log_line *line;
+
+    if (!watch->was_refused) {
+        watch->was_refused = true;
+        line = log_begin(watch->client->log, LOG_LEVEL_WARNING, "store_watch_refused");
+        log_text(line, "problem", error);
+        log_end(line);
+    }
+}
+
 static void on_message(struct redisAsyncContext *context, void *data, UNUSED void *argument)
 {
     const struct redisReply *answer = data;
@@ -90,6 +103,10 @@ static void on_disconnect(const struct redisAsyncContext *context, UNUSED int st
     struct redis_watch *watch = context->data;
 
     if (watch && watch->context == context) {
+        if (context->err == REDIS_ERR_OTHER) {
+            /* hiredis 0.14 gives the error that answers SUBSCRIBE to no callback. */
+            note_refusal(watch, view_of_string(context->errstr));
+        }
         try_later(watch);
     }
 }

@@ -42,7 +42,8 @@ static int remove_entry(const char *path, const struct stat *status, int type, s
 static void set_up(void)
 {
     signal(SIGPIPE, SIG_IGN); /* as podgate does */
-    snprintf(directory, sizeof directory, "/tmp/podgate-redis-XXXXXX");
+    snprintf(directory, sizeof directory, "%s/podgate-redis-XXXXXX",
+             getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
     cr_assert_not_null(mkdtemp(directory));
     redis_server_start(directory, "");
 }
@@ -458,6 +459,31 @@ Test(store_redis, a_user_with_the_rights_of_the_manual_is_enough)
     cr_assert_eq(adopt("j").result, STORE_OK);
     cr_assert_eq(put_of("ep", "j", "result").result, STORE_OK);
     cr_assert_eq(store_durability(&store), STORE_DURABLE);
+}
+
+Test(store_redis, a_user_without_the_channel_does_without_it)
+{
+    char path[300];
+    char options[400];
+    FILE *file;
+
+    say("+OK", "ACL SETUSER gate on >secret ~podgate:* resetchannels +@all");
+    snprintf(path, sizeof path, "%s/password", directory);
+    file = fopen(path, "w");
+    fprintf(file, "secret");
+    fclose(file);
+    snprintf(options, sizeof options, "user = \"gate\" password_file = \"%s\"", path);
+    open_store(options);
+    cr_assert_eq(adopt("j").result, STORE_OK);
+    cr_assert_eq(put_of("ep", "j", "result").result, STORE_OK);
+    /* It has been refused by now, and nothing else was hurt by it. */
+    for (int i = 0; i < 3; i++) {
+        cr_assert_eq(get("j"), STORE_OK);
+    }
+    WAIT_UNTIL(((struct redis_client *)clients[0]->data)->watch.was_refused);
+    cr_assert(is_ready());
+    cr_assert_eq(get("j"), STORE_OK);
+    cr_assert_eq(faults(METRIC_STORE_FAULT_REFUSED), 0);
 }
 
 Test(store_redis, a_number_chooses_the_database)
