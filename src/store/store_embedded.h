@@ -332,6 +332,8 @@ embedded_operation embedded_append_chunks, embedded_read_chunks, embedded_get_cu
 /* store_embedded_lists.c */
 embedded_operation embedded_list_jobs, embedded_expire, embedded_count;
 
+/* Submits whose time is over become UNKNOWN. */
+void embedded_give_up_overdue(struct embedded_work *work);
 /* What an end of a job writes, for PUT_RESULT and for a submit that came with its result. */
 void embedded_end_job(struct embedded_work *work, struct embedded_row *row);
 /* Stores question.result as the blob of an ended job. */

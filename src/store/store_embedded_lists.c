@@ -106,6 +106,15 @@ enum store_result embedded_count(struct embedded_work *work)
     }
     counts->results = counts->by_fate[STORE_FATE_KEPT];
     embedded_done(statement);
+    /* Those that nobody settled in time are unknown, though nobody has listed them yet. */
+    statement = EMBEDDED_QUERY(work->connection,
+                               "SELECT count(*) FROM submits WHERE state='SENT' AND until_ms<=?1",
+                               embedded_number(work->now_ms));
+    if (!statement) {
+        return STORE_BROKEN;
+    }
+    counts->unknown_submits += embedded_column_number(statement, 0, 0);
+    embedded_done(statement);
     return STORE_OK;
 }
 
@@ -218,6 +227,7 @@ enum store_result embedded_expire(struct embedded_work *work)
     size_t limit =
         question->limit > 0 && question->limit < EXPIRE_MOST ? question->limit : EXPIRE_MOST;
 
+    embedded_give_up_overdue(work);
     if (!atomic_load_explicit(&work->embedded->expiry_held, memory_order_relaxed)) {
         expire(work, limit);
     }

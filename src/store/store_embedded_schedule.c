@@ -287,9 +287,9 @@ enum store_result embedded_mark_purged(struct embedded_work *work)
     /* Both indexes of the schedule together hold all jobs that run. */
     static const char *const marks[] = {
         "UPDATE jobs SET purged=1,cancel_due_ms=?3 WHERE endpoint=?1 AND due_ms IS NOT NULL"
-        " AND ready=0 AND team=?2 AND state='IN_QUEUE' AND purged=0",
+        " AND ready=0 AND team=?2 AND state='IN_QUEUE' AND cancel_due_ms IS NULL",
         "UPDATE jobs SET purged=1,cancel_due_ms=?3 WHERE endpoint=?1 AND ready=1 AND team=?2"
-        " AND state='IN_QUEUE' AND purged=0",
+        " AND state='IN_QUEUE' AND cancel_due_ms IS NULL",
     };
 
     for (size_t i = 0; i < ARRAY_LENGTH(marks); i++) {

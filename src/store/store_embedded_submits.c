@@ -414,7 +414,7 @@ enum store_result embedded_settle_submit(struct embedded_work *work)
 
 /* ---- unknown ones ---------------------------------------------------------------------------- */
 
-static void give_up_overdue(struct embedded_work *work)
+void embedded_give_up_overdue(struct embedded_work *work)
 {
     EMBEDDED_RUN(work->connection,
                  "UPDATE submits SET state='UNKNOWN',changed_ms=?1,until_ms=NULL,"
@@ -439,7 +439,7 @@ enum store_result embedded_list_unknown(struct embedded_work *work)
     if (!embedded_read_cursor(question->cursor, 0, &after)) {
         return STORE_BAD_CURSOR;
     }
-    give_up_overdue(work);
+    embedded_give_up_overdue(work);
     statement = EMBEDDED_QUERY(
         work->connection,
         "SELECT " EMBEDDED_SUBMIT_COLUMNS " FROM submits WHERE state='UNKNOWN' AND row>?1"
