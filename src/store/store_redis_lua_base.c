@@ -121,7 +121,7 @@ const char *const redis_lua_jobs[] = {
     "  for i=2,28 do",
     "    local v=j[JF[i]]",
     "    if JF[i]=='f' and past then v='expired' end",
-    "    if past and (JF[i]=='sb' or JF[i]=='rb') then v=false end",
+    "    if past and (JF[i]=='sb' or JF[i]=='rb' or JF[i]=='xm') then v=false end",
     "    if type(v)=='number' then v=str(v) end",
     "    o[i+1]=v or false",
     "  end",

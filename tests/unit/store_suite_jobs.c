@@ -336,6 +336,7 @@ Test(store_jobs, a_job_whose_time_upstream_had_passed_is_told_apart_from_a_lost_
     EXPECT_THAT(STORE_OK, expired);
     cr_assert_eq(job_of(VIEW("job-1")).state, JOB_TTL_EXPIRED);
     EXPECT_THAT(STORE_CONFLICT, late);
+    EXPECT_THAT(STORE_CONFLICT, expired);
 }
 
 /* ---- retry ----------------------------------------------------------------------------------- */
@@ -366,6 +367,7 @@ Test(store_jobs, a_retry_begins_a_generation_with_nothing_of_the_old_one)
     struct store_job job;
     struct view stored;
     const struct store_reply *reply;
+    uint64_t retried_ms;
 
     add_job(VIEW("job-1"));
     EXPECT(STORE_OK, .operation = STORE_APPEND_CHUNKS, ABOUT("job-1"), .generation = 1,
@@ -378,13 +380,15 @@ Test(store_jobs, a_retry_begins_a_generation_with_nothing_of_the_old_one)
         failed.state = JOB_FAILED;
         EXPECT_THAT(STORE_OK, failed);
     }
-    EXPECT_THAT(STORE_OK, retry);
+    suite_backend.pass(HOUR_MS / 2);
+    retried_ms = EXPECT_THAT(STORE_OK, retry)->now_ms;
     suite_reopen();
     job = result_of(VIEW("job-1"), &stored);
     cr_assert_eq(stored.length, 0);
     cr_assert_eq(job.generation, 2);
     cr_assert_eq(job.state, JOB_IN_QUEUE);
     cr_assert_eq(job.fate, STORE_FATE_NONE);
+    cr_assert_geq(job.submitted_ms, retried_ms, "its age, grace and ttl begin anew");
     cr_assert_eq(job.ended_ms, 0);
     cr_assert_eq(job.expires_ms, 0);
     cr_assert_eq(job.result_bytes, 0);
@@ -458,6 +462,7 @@ Test(store_jobs, a_deleted_result_is_gone_and_its_job_is_remembered)
 
         cr_assert_eq(stored.length, 0);
         cr_assert_eq(job.fate, STORE_FATE_DELETED);
+        cr_assert_eq(job.expires_ms, 0);
         cr_assert_eq(job.state, JOB_COMPLETED);
         cr_assert_eq(
             EXPECT(STORE_CONFLICT, .operation = STORE_DELETE_RESULT, ABOUT("job-1"))->job.fate,
@@ -812,6 +817,23 @@ Test(store_jobs, purged_jobs_are_leased_for_cancelling_until_they_are_cleared)
     cr_assert_not(has_job(reply, VIEW("job-1")));
     cr_assert_not(job_of(VIEW("job-1")).cancel_wanted);
     cr_assert(job_of(VIEW("job-1")).purged, "a 404 of it means CANCELLED");
+}
+
+Test(store_jobs, a_second_purge_marks_what_is_still_queued_and_leaves_leases_alone)
+{
+    struct store_question claim = {
+        .operation = STORE_CLAIM_CANCELS, .limit = 10, .lease_ms = STORE_LEASE_MS};
+    struct store_question purge = {
+        .operation = STORE_MARK_PURGED, .team = TEAM, .endpoint = ENDPOINT};
+
+    add_job(VIEW("job-1"));
+    add_job(VIEW("job-2"));
+    cr_assert_eq(EXPECT_THAT(STORE_OK, purge)->count, 2);
+    cr_assert_eq(EXPECT_THAT(STORE_OK, claim)->count, 2);
+    EXPECT(STORE_OK, .operation = STORE_CLEAR_CANCEL, ABOUT("job-1"));
+    cr_assert_eq(EXPECT_THAT(STORE_OK, purge)->count, 1, "job-1 is still queued");
+    cr_assert_eq(EXPECT_THAT(STORE_OK, claim)->count, 1, "job-2 is leased");
+    cr_assert_eq(EXPECT_THAT(STORE_OK, claim)->count, 0);
 }
 
 Test(store_jobs, cancelling_and_polling_a_purged_job_do_not_disturb_each_other)

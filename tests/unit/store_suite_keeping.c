@@ -168,6 +168,16 @@ Test(store_keeping, nothing_that_runs_is_evicted)
     cr_assert_view(body_view(reply->body), VIEW("{\"input\":1}"));
 }
 
+Test(store_keeping, submits_that_lapsed_are_counted_as_unknown_though_nobody_listed_them)
+{
+    struct store_question sent = submit_question(STORE_MARK_SENT, 1, VIEW(""));
+
+    EXPECT_THAT(STORE_OK, sent);
+    suite_backend.pass(2 * MINUTE_MS);
+    expire(UINT64_MAX);
+    cr_assert_eq(counts().unknown_submits, 1);
+}
+
 /* ---- counts ---------------------------------------------------------------------------------- */
 
 Test(store_keeping, what_is_there_is_counted)

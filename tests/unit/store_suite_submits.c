@@ -189,6 +189,17 @@ Test(store_submits, accepting_a_duplicate_claims_anew_and_keeps_the_unknown_one_
     claim(STORE_BUSY, 3, VIEW("k"));
 }
 
+Test(store_submits, accepting_a_duplicate_means_the_same_request)
+{
+    struct store_question other = submit_question(STORE_CLAIM_SUBMIT, 2, VIEW("k"));
+
+    send_submit(1, VIEW("k"), claim(STORE_OK, 1, VIEW("k"))->fence);
+    settle(1, VIEW("k"), STORE_SUBMIT_UNKNOWN);
+    other.accept_duplicate = true;
+    other.submit.digest[0] ^= 1;
+    EXPECT_THAT(STORE_MISMATCH, other);
+}
+
 Test(store_submits, accepting_a_duplicate_claims_nothing_that_is_in_flight_or_known)
 {
     struct store_question question = submit_question(STORE_CLAIM_SUBMIT, 2, VIEW("k"));
