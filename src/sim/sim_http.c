@@ -431,7 +431,7 @@ void sim_http_down(struct sim_http *http, bool cut)
                                      http->sockets[i]);
         http->sockets[i] = NULL;
     }
-    if (!cut)
+    if (!cut || !http->plain) /* a front that is down can be ordered down once more */
         return;
     evhttp_free(http->plain);
     evhttp_free(http->secure);
