@@ -8,6 +8,7 @@
 #include "gateway/job_facts.h"
 #include "gateway/ledger_private.h"
 #include "gateway/relay.h"
+#include "gateway/stream.h"
 #include "gateway/submit.h"
 #include "gateway/unfollowed.h"
 #include "store/hot_cache.h"
@@ -168,6 +169,7 @@ static void forget_end(struct request *request)
         hot_cache_drop(cache, request->route.endpoint, request->route.job);
     }
     flight_forget(request->gateway, &request->route);
+    streams_forget(request->gateway, request->route.endpoint, request->route.job);
 }
 
 static void on_input(struct request *request, const struct store_reply *reply);

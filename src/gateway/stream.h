@@ -10,10 +10,12 @@
  *
  *   stream.c           a request: whose job it is, what it asks, its answer
  *   stream_events.c    the same as Server-Sent Events
- *   stream_desk.c      where the polls for one job wait: cursors, who gets what (the job's worker)
+ *   stream_poll.c      the way of a request's question to the job's worker and back; was it read?
+ *   stream_desk.c      where the polls for one job wait, who gets what (the job's worker)
+ *   stream_consumer.c  how far a key has come
  *   stream_log.c       the job's chunks: those in memory, writing to and reading from the store
  *   stream_reader.c    reading the upstream
- *   streams.c          all of one worker, and the mail between workers
+ *   streams.c          all of one worker, what is known of a job
  *
  * A job's hash names the worker that reads its stream, as for flights. With a store that several
  * podgates share the job's lease decides which of them reads; the others read the store.

@@ -9,14 +9,9 @@
 
 /* Where the polls for one job wait, and who gets which chunks.
  *
- * A consumer (a key) has a position: the chunks before it were given to it. An answer that was
- * given and not settled yet is among its deliveries. What comes back unread becomes a gap before
- * the position, and gaps are given first. The store gets the lowest chunk that may have to be given
- * again, so that a crash repeats rather than loses: an answer counts there once all its bytes are
- * acknowledged, and is taken back if the connection then breaks.
- *
  * A poll of a key waits while an earlier answer to the same key isn't acknowledged: only then is it
- * known what is next. So two polls at once never get the same chunks, and none is passed over.
+ * known what is next (stream_consumer.c). So two polls at once never get the same chunks, and none
+ * is passed over.
  */
 
 enum {
@@ -28,232 +23,6 @@ enum {
 static struct gateway *gateway_of(const struct stream_reader *reader)
 {
     return reader->streams->gateway;
-}
-
-static struct view consumer_id(const struct stream_consumer *consumer)
-{
-    return view_make(consumer->id, consumer->length);
-}
-
-/* ---- consumers ------------------------------------------------------------------------------- */
-
-static struct stream_consumer *find_consumer(struct stream_reader *reader,
-                                             const struct stream_poll *poll)
-{
-    struct view id = view_make(poll->consumer, poll->consumer_length);
-    struct stream_consumer *consumer = reader->consumers;
-
-    while (consumer && !view_equal(consumer_id(consumer), id)) {
-        consumer = consumer->next;
-    }
-    if (!consumer) {
-        consumer = calloc(1, sizeof *consumer);
-        if (!consumer) {
-            return NULL;
-        }
-        consumer->reader = reader;
-        memcpy(consumer->id, id.data, id.length);
-        consumer->length = id.length;
-        consumer->next = reader->consumers;
-        reader->consumers = consumer;
-    }
-    return consumer;
-}
-
-static bool has_open_delivery(const struct stream_consumer *consumer)
-{
-    for (const struct stream_poll *each = consumer->deliveries; each; each = each->desk_next) {
-        if (each->looking || each->delivery == STREAM_DELIVERY_OPEN) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void drop_gaps(struct stream_consumer *consumer)
-{
-    while (consumer->gaps) {
-        struct stream_gap *gap = consumer->gaps;
-
-        consumer->gaps = gap->next;
-        free(gap);
-    }
-}
-
-/* The gap that ends at the position is no gap: the position goes back to its beginning. */
-static void close_last_gap(struct stream_consumer *consumer)
-{
-    struct stream_gap **link = &consumer->gaps;
-
-    while (*link && (*link)->next) {
-        link = &(*link)->next;
-    }
-    if (*link && (*link)->to >= consumer->position) {
-        consumer->position = (*link)->from;
-        free(*link);
-        *link = NULL;
-    }
-}
-
-/* Without memory the position itself goes back: chunks behind the gap are then given twice rather
- * than those in it never. */
-static void put_back(struct stream_consumer *consumer, uint64_t from, uint64_t to)
-{
-    struct stream_gap **link = &consumer->gaps;
-    struct stream_gap *gap;
-
-    while (*link && (*link)->to < from) {
-        link = &(*link)->next;
-    }
-    if (*link && (*link)->from <= to) {
-        /* Touches one that is there: joined with it, and with those that it reaches by that. */
-        gap = *link;
-        gap->from = gap->from < from ? gap->from : from;
-        gap->to = gap->to > to ? gap->to : to;
-        while (gap->next && gap->next->from <= gap->to) {
-            struct stream_gap *next = gap->next;
-
-            gap->to = gap->to > next->to ? gap->to : next->to;
-            gap->next = next->next;
-            free(next);
-        }
-    } else {
-        gap = malloc(sizeof *gap);
-        if (gap) {
-            *gap = (struct stream_gap){*link, from, to};
-            *link = gap;
-        } else if (from < consumer->position) {
-            consumer->position = from;
-        }
-    }
-    close_last_gap(consumer);
-}
-
-/* ---- cursors in the store -------------------------------------------------------------------- */
-
-static void on_loaded(void *argument, const struct store_reply *reply)
-{
-    struct stream_consumer *consumer = argument;
-    struct stream_reader *reader = consumer->reader;
-    struct stream_facts facts;
-
-    consumer->load_call = NULL;
-    consumer->load_failed = reply->result != STORE_OK;
-    if (reply->result == STORE_OK) {
-        stream_take_facts(&facts, &reply->job, reply->now_ms);
-        stream_update(reader, &facts);
-        consumer->loaded = true;
-        consumer->position =
-            reply->cursor_position < reader->count ? reply->cursor_position : reader->count;
-        consumer->saved = reply->cursor_position;
-        consumer->ended = reply->cursor_ended;
-        consumer->saved_ended = reply->cursor_ended;
-    } else {
-        consumer->retry_at_ms = clock_mono_ms() + STREAM_RETRY_MS;
-    }
-    stream_proceed(reader);
-}
-
-static void load(struct stream_consumer *consumer, uint64_t now_ms)
-{
-    struct stream_reader *reader = consumer->reader;
-    struct store_question question = {
-        .operation = STORE_GET_CURSOR,
-        .endpoint = stream_endpoint(reader),
-        .job = stream_job_id(reader),
-        .consumer = consumer_id(consumer),
-    };
-
-    if (consumer->load_call || now_ms < consumer->retry_at_ms) {
-        return;
-    }
-    consumer->load_call = store_ask(gateway_of(reader)->store, &question, on_loaded, consumer);
-    if (!consumer->load_call) {
-        consumer->retry_at_ms = now_ms + STREAM_RETRY_MS;
-    }
-}
-
-/* What the store should have: see the top of the file. */
-static uint64_t wanted_position(const struct stream_consumer *consumer)
-{
-    uint64_t position = consumer->position;
-
-    if (consumer->gaps && consumer->gaps->from < position) {
-        position = consumer->gaps->from;
-    }
-    for (const struct stream_poll *each = consumer->deliveries; each; each = each->desk_next) {
-        if (each->delivery == STREAM_DELIVERY_OPEN && each->chunks.count > 0 &&
-            each->chunks.from < position) {
-            position = each->chunks.from;
-        }
-    }
-    return position < consumer->reader->stored ? position : consumer->reader->stored;
-}
-
-static bool wanted_ended(const struct stream_consumer *consumer)
-{
-    for (const struct stream_poll *each = consumer->deliveries; each; each = each->desk_next) {
-        if (each->delivery == STREAM_DELIVERY_OPEN && each->ends) {
-            return each->was_ended;
-        }
-    }
-    return consumer->ended;
-}
-
-static bool is_unsaved(const struct stream_consumer *consumer)
-{
-    return consumer->loaded && (wanted_position(consumer) != consumer->saved ||
-                                wanted_ended(consumer) != consumer->saved_ended);
-}
-
-static void on_saved(void *argument, const struct store_reply *reply)
-{
-    struct stream_consumer *consumer = argument;
-
-    consumer->save_call = NULL;
-    if (reply->result == STORE_OK) {
-        consumer->saved = consumer->saving;
-        consumer->saved_ended = consumer->saving_ended;
-    } else if (store_failed(reply->result)) {
-        consumer->retry_at_ms = clock_mono_ms() + STREAM_RETRY_MS;
-    } else { /* the job is gone, and its cursors with it */
-        consumer->saved = wanted_position(consumer);
-        consumer->saved_ended = wanted_ended(consumer);
-    }
-    stream_proceed(consumer->reader);
-}
-
-static void save(struct stream_consumer *consumer, uint64_t now_ms)
-{
-    struct stream_reader *reader = consumer->reader;
-    struct store_question question = {
-        .operation = STORE_SET_CURSOR,
-        .endpoint = stream_endpoint(reader),
-        .job = stream_job_id(reader),
-        .consumer = consumer_id(consumer),
-        .from = wanted_position(consumer),
-        .ended = wanted_ended(consumer),
-        .generation = reader->facts.generation,
-    };
-
-    if (consumer->save_call || !is_unsaved(consumer) || now_ms < consumer->retry_at_ms) {
-        return;
-    }
-    consumer->saving = question.from;
-    consumer->saving_ended = question.ended;
-    consumer->save_call = store_ask(gateway_of(reader)->store, &question, on_saved, consumer);
-    if (!consumer->save_call) {
-        consumer->retry_at_ms = now_ms + STREAM_RETRY_MS;
-    }
-}
-
-void stream_desk_save(struct stream_reader *reader)
-{
-    uint64_t now_ms = clock_mono_ms();
-
-    for (struct stream_consumer *each = reader->consumers; each; each = each->next) {
-        save(each, now_ms);
-    }
 }
 
 /* ---- answers --------------------------------------------------------------------------------- */
@@ -294,22 +63,6 @@ static void answer_problem(struct stream_reader *reader, struct stream_poll *pol
     answer(reader, poll);
 }
 
-/* Takes [from, next) as given: out of the gaps, or before the position. */
-static void advance(struct stream_consumer *consumer, uint64_t next)
-{
-    struct stream_gap *gap = consumer->gaps;
-
-    if (gap) {
-        gap->from = next;
-        if (gap->from >= gap->to) {
-            consumer->gaps = gap->next;
-            free(gap);
-        }
-    } else if (next > consumer->position) {
-        consumer->position = next;
-    }
-}
-
 /* Gives what is in poll->chunks, perhaps nothing. */
 static void give(struct stream_reader *reader, struct stream_poll *poll, uint64_t from)
 {
@@ -318,13 +71,13 @@ static void give(struct stream_reader *reader, struct stream_poll *poll, uint64_
     enum job_state state = end_state(reader);
 
     if (consumer && poll->chunks.count > 0) {
-        advance(consumer, next);
+        stream_consumer_advance(consumer, next);
     }
     poll->outcome = STREAM_CHUNKS;
     poll->chunks.from = from;
     poll->ends = has_ended(reader) && next >= reader->count && state != JOB_LOST &&
                  state != JOB_TTL_EXPIRED &&
-                 (!consumer || (!consumer->gaps && !has_open_delivery(consumer)));
+                 (!consumer || (!consumer->gaps && !stream_consumer_has_open_delivery(consumer)));
     poll->state = poll->ends ? state : stream_running_state(reader);
     poll->generation = reader->facts.generation;
     if (!consumer) {
@@ -526,11 +279,11 @@ static void serve(struct stream_reader *reader, struct stream_poll *poll, uint64
         if (is_late && consumer->load_failed) {
             answer_problem(reader, poll, PROBLEM_STORE_UNAVAILABLE);
         } else {
-            load(consumer, now_ms);
+            stream_consumer_load(consumer, now_ms);
         }
         return;
     }
-    if (consumer && has_open_delivery(consumer)) {
+    if (consumer && stream_consumer_has_open_delivery(consumer)) {
         if (is_late) {
             give_nothing(reader, poll, reader->count);
         }
@@ -585,7 +338,7 @@ void stream_desk_take(struct stream_reader *reader, struct stream_poll *poll)
     poll->reader = reader;
     poll->desk_next = NULL;
     if (poll->moves_cursor) {
-        poll->of = find_consumer(reader, poll);
+        poll->of = stream_consumer_find(reader, poll);
         if (!poll->of) {
             poll->outcome = STREAM_PROBLEM;
             poll->problem = PROBLEM_OVERLOADED;
@@ -598,7 +351,7 @@ void stream_desk_take(struct stream_reader *reader, struct stream_poll *poll)
             }
         }
         if (store_is_shared(gateway_of(reader)->shared->store) && !poll->of->deliveries &&
-            !poll->of->gaps && !poll->of->load_call && !is_unsaved(poll->of)) {
+            !poll->of->gaps && !poll->of->load_call && !stream_consumer_is_unsaved(poll->of)) {
             poll->of->loaded = false; /* the key may have been at another podgate meanwhile */
             poll->of->retry_at_ms = 0;
         }
@@ -654,7 +407,8 @@ void stream_desk_settled(struct stream_poll *poll)
                 metrics_add(gateway_of(reader)->metrics, METRIC_CHUNKS, METRIC_CHUNK_DELIVERED, 0,
                             (int64_t)poll->chunks.count);
             } else if (poll->chunks.count > 0) {
-                put_back(consumer, poll->chunks.from, poll->chunks.from + poll->chunks.count);
+                stream_consumer_put_back(consumer, poll->chunks.from,
+                                         poll->chunks.from + poll->chunks.count);
             }
             if (!poll->read && poll->ends) {
                 consumer->ended = poll->was_ended;
@@ -670,19 +424,7 @@ void stream_desk_settled(struct stream_poll *poll)
 void stream_desk_restart(struct stream_reader *reader)
 {
     for (struct stream_consumer *each = reader->consumers; each; each = each->next) {
-        drop_gaps(each);
-        each->position = 0;
-        each->ended = false;
-        each->loaded = false;
-        each->retry_at_ms = 0;
-        if (each->load_call) {
-            store_cancel(each->load_call);
-            each->load_call = NULL;
-        }
-        if (each->save_call) {
-            store_cancel(each->save_call);
-            each->save_call = NULL;
-        }
+        stream_consumer_restart(each);
     }
     for (struct stream_poll *each = reader->polls; each; each = each->desk_next) {
         if (!each->moves_cursor) {
@@ -705,7 +447,8 @@ void stream_desk_renumber(struct stream_reader *reader, uint64_t from, uint64_t 
 bool stream_desk_is_busy(const struct stream_reader *reader)
 {
     for (const struct stream_consumer *each = reader->consumers; each; each = each->next) {
-        if (each->deliveries || each->load_call || each->save_call || is_unsaved(each)) {
+        if (each->deliveries || each->load_call || each->save_call ||
+            stream_consumer_is_unsaved(each)) {
             return true;
         }
     }
@@ -749,13 +492,7 @@ void stream_desk_clear(struct stream_reader *reader)
         struct stream_consumer *each = reader->consumers;
 
         reader->consumers = each->next;
-        if (each->load_call) {
-            store_cancel(each->load_call);
-        }
-        if (each->save_call) {
-            store_cancel(each->save_call);
-        }
-        drop_gaps(each);
+        stream_consumer_restart(each); /* drops what is under way */
         free(each);
     }
 }

@@ -260,6 +260,17 @@ struct streams {
 
 /* ---- streams.c */
 
+/* Writes endpoint, "/" and job; the length. */
+size_t stream_build_name(struct view endpoint, struct view job, char name[STREAM_NAME_BYTES]);
+
+/* The streams of the worker that reads the job of this name. */
+struct streams *streams_owner_of(const struct gateway *gateway, struct view name);
+
+/* Owner: a poll has arrived. */
+void streams_take_poll(struct stream_poll *poll);
+
+/* ---- stream_poll.c */
+
 /* A poll of this request's worker, for the job that its route names. NULL without memory. */
 MUST_CHECK struct stream_poll *stream_poll_create(struct request *request);
 
@@ -283,8 +294,13 @@ void stream_poll_answer(struct stream_poll *poll);
 /* Owner: nothing is to be done about it any more. */
 void stream_poll_end(struct stream_poll *poll);
 
+/* Takes it off its worker's list and frees it, wherever it is. */
+void stream_poll_destroy(struct stream_poll *poll);
+
 /* Owner: asks how far the answer has come; stream_desk_looked() follows unless it is settled. */
 void stream_poll_look(struct stream_poll *poll);
+
+/* ---- streams.c */
 
 /* Frees what the answer holds. */
 void stream_chunks_clear(struct stream_chunks *chunks);
@@ -310,6 +326,33 @@ void stream_refresh(struct stream_reader *reader);
 /* The state that callers are told while the job has not ended for them. */
 enum job_state stream_running_state(const struct stream_reader *reader);
 
+/* ---- stream_consumer.c */
+
+/* The consumer that a poll is of, made if need be. NULL without memory. */
+struct stream_consumer *stream_consumer_find(struct stream_reader *reader,
+                                             const struct stream_poll *poll);
+
+/* True while it isn't known how far an answer has come: the next one waits. */
+bool stream_consumer_has_open_delivery(const struct stream_consumer *consumer);
+
+/* Takes the next chunks, up to number `next`, as given. */
+void stream_consumer_advance(struct stream_consumer *consumer, uint64_t next);
+
+/* [from, to) came back unread. */
+void stream_consumer_put_back(struct stream_consumer *consumer, uint64_t from, uint64_t to);
+
+/* Reads its cursor, unless that is under way. */
+void stream_consumer_load(struct stream_consumer *consumer, uint64_t now_ms);
+
+/* True while the store has another cursor. */
+bool stream_consumer_is_unsaved(const struct stream_consumer *consumer);
+
+/* Forgets all, as a new one. */
+void stream_consumer_restart(struct stream_consumer *consumer);
+
+/* Writes cursors that moved. */
+void stream_desk_save(struct stream_reader *reader);
+
 /* ---- stream_desk.c */
 
 /* A poll comes to the desk; leaves unanswered; its answer was acknowledged, looked at, settled. */
@@ -324,9 +367,6 @@ void stream_desk_serve(struct stream_reader *reader);
 
 /* True when somebody waits for chunks that only upstream can have. */
 bool stream_desk_is_hungry(const struct stream_reader *reader);
-
-/* Writes cursors that moved. */
-void stream_desk_save(struct stream_reader *reader);
 
 /* The log began anew: so do all who read it. */
 void stream_desk_restart(struct stream_reader *reader);

@@ -7,12 +7,10 @@
 #include "base/clock.h"
 #include "gateway/stream_private.h"
 
-/* All streams of one worker: its readers, the polls of its requests, and the mail between the two
- * when they are different workers' (and when they aren't: there is one way). */
+/* All streams of one worker: its readers, what they know of their jobs, and their beginning and
+ * end. */
 
 enum {
-    FIRST_LOOK_MS = 4,
-    LONGEST_LOOK_MS = 512,
     HOME_ROUNDS = 6, /* the longest way of a poll: answered, settled, released; each by mail */
 };
 
@@ -47,7 +45,7 @@ void stream_take_facts(struct stream_facts *facts, const struct store_job *job, 
     }
 }
 
-static size_t build_name(struct view endpoint, struct view job, char name[STREAM_NAME_BYTES])
+size_t stream_build_name(struct view endpoint, struct view job, char name[STREAM_NAME_BYTES])
 {
     memcpy(name, endpoint.data, endpoint.length);
     name[endpoint.length] = '/';
@@ -55,7 +53,7 @@ static size_t build_name(struct view endpoint, struct view job, char name[STREAM
     return endpoint.length + 1 + job.length;
 }
 
-static struct streams *owner_of(const struct gateway *gateway, struct view name)
+struct streams *streams_owner_of(const struct gateway *gateway, struct view name)
 {
     const struct gateway_shared *shared = gateway->shared;
 
@@ -303,62 +301,7 @@ enum job_state stream_running_state(const struct stream_reader *reader)
     return is_queued ? JOB_IN_QUEUE : JOB_IN_PROGRESS;
 }
 
-/* ---- the way of a poll ----------------------------------------------------------------------- */
-
-static void post(struct streams *to, struct loop_letter *letter, loop_function *arrived,
-                 struct stream_poll *poll)
-{
-    loop_post_letter(to->gateway->loop, letter, arrived, poll);
-}
-
-static void unlink_and_free(struct stream_poll *poll)
-{
-    if (poll->previous) {
-        poll->previous->next = poll->next;
-    } else {
-        poll->home->polls = poll->next;
-    }
-    if (poll->next) {
-        poll->next->previous = poll->previous;
-    }
-    event_del(&poll->look_timer);
-    connection_unwatch(&poll->receipt);
-    stream_chunks_clear(&poll->chunks);
-    free(poll);
-}
-
-static void copy_word(char *room, size_t *length, struct view word)
-{
-    *length = word.length < STREAM_WORD_BYTES ? word.length : STREAM_WORD_BYTES;
-    memcpy(room, word.data, *length);
-}
-
-static void on_look_timer(evutil_socket_t descriptor, short what, void *argument);
-
-struct stream_poll *stream_poll_create(struct request *request)
-{
-    struct stream_poll *poll = calloc(1, sizeof *poll);
-    struct streams *home = request->gateway->streams;
-
-    if (!poll) {
-        return NULL;
-    }
-    poll->home = home;
-    poll->handle = request->handle;
-    poll->name_length = build_name(request->route.endpoint, request->route.job, poll->name);
-    poll->owner = owner_of(request->gateway, view_make(poll->name, poll->name_length));
-    copy_word(poll->team, &poll->team_length, request->ticket.key->team->name);
-    copy_word(poll->consumer, &poll->consumer_length, request->ticket.key->id);
-    poll->limit = STREAM_ANSWER_CHUNKS;
-    poll->limit_bytes = STREAM_ANSWER_BYTES;
-    evtimer_assign(&poll->look_timer, loop_base(home->gateway->loop), on_look_timer, poll);
-    poll->next = home->polls;
-    if (poll->next) {
-        poll->next->previous = poll;
-    }
-    home->polls = poll;
-    return poll;
-}
+/* ---- polls arrive ---------------------------------------------------------------------------- */
 
 static void refuse(struct stream_poll *poll, enum problem problem)
 {
@@ -367,15 +310,13 @@ static void refuse(struct stream_poll *poll, enum problem problem)
     stream_poll_answer(poll);
 }
 
-static void on_asked(void *argument)
+void streams_take_poll(struct stream_poll *poll)
 {
-    struct stream_poll *poll = argument;
     struct streams *streams = poll->owner;
     struct view name = view_make(poll->name, poll->name_length);
     struct view team = view_make(poll->team, poll->team_length);
     struct stream_reader *reader = find_reader(streams, name);
 
-    poll->asked_ms = clock_mono_ms();
     if (!poll->facts.known &&
         (!reader || !view_equal(team, view_make(reader->team, reader->team_length)))) {
         refuse(poll, PROBLEM_STORE_UNAVAILABLE);
@@ -392,149 +333,6 @@ static void on_asked(void *argument)
     }
     stream_desk_take(reader, poll);
     stream_proceed(reader);
-}
-
-void stream_poll_ask(struct stream_poll *poll)
-{
-    post(poll->owner, &poll->letter, on_asked, poll);
-}
-
-static void on_answered(void *argument)
-{
-    struct stream_poll *poll = argument;
-
-    poll->deliver(poll, poll->leaving ? NULL : request_find(poll->home->gateway, poll->handle));
-}
-
-void stream_poll_answer(struct stream_poll *poll)
-{
-    poll->reader = NULL;
-    post(poll->home, &poll->letter, on_answered, poll);
-}
-
-static void on_left(void *argument)
-{
-    stream_desk_drop(argument);
-}
-
-void stream_poll_leave(struct stream_poll *poll)
-{
-    poll->leaving = true;
-    post(poll->owner, &poll->leave_letter, on_left, poll);
-}
-
-static void on_released(void *argument)
-{
-    unlink_and_free(argument);
-}
-
-void stream_poll_end(struct stream_poll *poll)
-{
-    post(poll->home, &poll->letter, on_released, poll);
-}
-
-/* ---- whether it was read --------------------------------------------------------------------- */
-
-static void on_acknowledged(void *argument)
-{
-    stream_desk_acknowledged(argument);
-}
-
-static void on_settled(void *argument)
-{
-    stream_desk_settled(argument);
-}
-
-static void note_acknowledged(struct stream_poll *poll)
-{
-    if (!poll->acknowledged) {
-        poll->acknowledged = true;
-        event_del(&poll->look_timer);
-        post(poll->owner, &poll->acknowledged_letter, on_acknowledged, poll);
-    }
-}
-
-/* False when that settled it. */
-static bool look(struct stream_poll *poll)
-{
-    switch (connection_look(&poll->receipt)) {
-    case CONNECTION_DELIVERY_OPEN: return true;
-    case CONNECTION_DELIVERY_ACKNOWLEDGED: note_acknowledged(poll); return true;
-    case CONNECTION_DELIVERY_READ: stream_poll_settle(poll, true); return false;
-    case CONNECTION_DELIVERY_BROKEN: stream_poll_settle(poll, false); return false;
-    }
-    return true;
-}
-
-static void look_later(struct stream_poll *poll)
-{
-    struct timeval delay = {0, (suseconds_t)(poll->look_ms * 1000)};
-
-    event_add(&poll->look_timer, &delay);
-    poll->look_ms = poll->look_ms * 2 < LONGEST_LOOK_MS ? poll->look_ms * 2 : LONGEST_LOOK_MS;
-}
-
-static void on_look_timer(evutil_socket_t descriptor, short what, void *argument)
-{
-    struct stream_poll *poll = argument;
-
-    (void)descriptor;
-    (void)what;
-    if (look(poll) && !poll->acknowledged) {
-        look_later(poll);
-    }
-}
-
-static void on_receipt(struct connection_receipt *receipt, bool read)
-{
-    stream_poll_settle(
-        (struct stream_poll *)(void *)((char *)receipt - offsetof(struct stream_poll, receipt)),
-        read);
-}
-
-void stream_poll_watch(struct stream_poll *poll, struct connection *connection)
-{
-    poll->watched = true;
-    poll->receipt.on_settled = on_receipt;
-    poll->look_ms = FIRST_LOOK_MS;
-    connection_watch(connection, &poll->receipt);
-    look_later(poll);
-}
-
-void stream_poll_settle(struct stream_poll *poll, bool read)
-{
-    if (!poll->moves_cursor && !poll->leaving) {
-        unlink_and_free(poll); /* nobody but this worker knows it */
-        return;
-    }
-    poll->settled = true;
-    poll->read = read;
-    event_del(&poll->look_timer);
-    connection_unwatch(&poll->receipt);
-    post(poll->owner, &poll->letter, on_settled, poll);
-}
-
-static void on_looked(void *argument)
-{
-    stream_desk_looked(argument);
-}
-
-static void on_look_wanted(void *argument)
-{
-    struct stream_poll *poll = argument;
-
-    if (poll->settled) {
-        return; /* that is on its way */
-    }
-    if (!poll->watched || look(poll)) {
-        post(poll->owner, &poll->looked_letter, on_looked, poll);
-    }
-}
-
-void stream_poll_look(struct stream_poll *poll)
-{
-    poll->looking = true;
-    post(poll->home, &poll->look_letter, on_look_wanted, poll);
 }
 
 /* ---- all of a worker ------------------------------------------------------------------------- */
@@ -588,7 +386,7 @@ void streams_destroy(struct streams *streams)
     }
     table_for_each(streams->readers, end_node, NULL);
     while (streams->polls) {
-        unlink_and_free(streams->polls);
+        stream_poll_destroy(streams->polls);
     }
     loop_flush_graves(streams->gateway->loop);
     table_destroy(streams->readers);
@@ -629,7 +427,7 @@ void streams_capture(struct gateway *gateway, const struct store_job *job)
 {
     struct streams *streams = gateway->streams;
     char storage[STREAM_NAME_BYTES];
-    struct view name = view_make(storage, build_name(job->endpoint, job->id, storage));
+    struct view name = view_make(storage, stream_build_name(job->endpoint, job->id, storage));
     struct stream_reader *reader = find_reader(streams, name);
     struct stream_facts facts;
 
@@ -678,8 +476,8 @@ void streams_forget(struct gateway *gateway, struct view endpoint, struct view j
     if (!letter) {
         return; /* the next poll brings the entry anyway */
     }
-    letter->name_length = build_name(endpoint, job, letter->name);
-    letter->owner = owner_of(gateway, view_make(letter->name, letter->name_length));
+    letter->name_length = stream_build_name(endpoint, job, letter->name);
+    letter->owner = streams_owner_of(gateway, view_make(letter->name, letter->name_length));
     if (!loop_post(letter->owner->gateway->loop, on_forget_letter, letter)) {
         free(letter);
     }
@@ -702,6 +500,7 @@ void streams_note_change(struct gateway *gateway, struct view endpoint, struct v
     if (job.length == 0) {
         table_for_each(gateway->streams->readers, refresh_node, NULL);
     } else if (route_endpoint_valid(endpoint) && route_job_valid(job)) {
-        forget_here(gateway->streams, view_make(storage, build_name(endpoint, job, storage)));
+        forget_here(gateway->streams,
+                    view_make(storage, stream_build_name(endpoint, job, storage)));
     }
 }

@@ -6,6 +6,7 @@
 #include "format/json_text.h"
 #include "gateway/collector.h"
 #include "gateway/flight.h"
+#include "gateway/stream.h"
 #include "model/metric_catalogue.h"
 #include "store/hot_cache.h"
 #include "store/store.h"
@@ -230,6 +231,7 @@ static void on_deleted(struct request *request, const struct store_reply *reply)
     /* Also when it isn't known whether it was deleted: what is there is read anew. */
     hot_cache_drop(gateway->shared->hot_cache, route->endpoint, route->job);
     flight_forget(gateway, route);
+    streams_forget(gateway, route->endpoint, route->job);
     if (refuse_failed(request, reply)) {
         return;
     }
