@@ -419,6 +419,16 @@ struct embedded *embedded_open(struct store *store, struct view path, bool is_sp
 /* Works off what is queued, checkpoints, closes. */
 void embedded_close(struct embedded *embedded);
 
+/* The threads (store_embedded_threads.c), their argument is the store; and what the writer does by
+ * itself: it writes something small, to see whether it can. */
+void *embedded_writer_main(void *argument);
+void *embedded_syncer_main(void *argument);
+void *embedded_reader_main(void *argument);
+void embedded_probe(struct embedded *embedded);
+
+/* SQLite's hook: how long the log is after a commit. */
+int embedded_on_commit(void *argument, sqlite3 *database, const char *name, int pages);
+
 /* Queues a call; any thread. */
 void embedded_start_call(struct embedded *embedded, struct store_call *call);
 
