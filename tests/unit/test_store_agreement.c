@@ -533,7 +533,7 @@ static struct store_question any_question(bool *is_possible)
         question.upstream_id = chance(2) ? VIEW("") : suite_format("up-%u", step);
         fill_schedule(&question);
         break;
-    case STORE_SHORTEN: question.keep_ms = ONE_OF(60000, 7200000); /* fall through */
+    case STORE_SHORTEN: question.keep_ms = ONE_OF(60000, 7200000); __attribute__((fallthrough));
     case STORE_DELETE_RESULT:
     case STORE_CLEAR_CANCEL: name_job(&question); break;
     case STORE_LIST_JOBS:
@@ -584,7 +584,7 @@ static struct store_question any_question(bool *is_possible)
     case STORE_SET_CURSOR:
         question.from = chance(4);
         question.ended = chance(2);
-        /* fall through */
+        __attribute__((fallthrough));
     case STORE_GET_CURSOR:
         name_job(&question);
         question.consumer = chance(2) ? KEY : VIEW("other");
