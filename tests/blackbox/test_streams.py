@@ -5,6 +5,7 @@ import asyncio
 import json
 import random
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ import requests
 
 import faults
 import harness
+import redis_server
 import sdks
 import wire
 
@@ -628,3 +630,72 @@ def test_other_clients_get_sparse_chunks_once(lab, podgate, client):
                                    input={"mock_stream": 6, "mock_stream_interval": 3000})
     assert result["elements"] == [{"output": {"index": index}} for index in range(6)]
     assert len(sim.requests(endpoint="ep", operation="stream")) < 40
+
+
+# ---- several podgates ----------------------------------------------------------------------------
+
+@pytest.fixture
+def pair(lab, podgate, upstream):
+    """Two podgates on one Redis before one upstream."""
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server isn't installed")
+    redis = redis_server.RedisServer(lab.next_directory("redis"))
+    lab.made.append(redis)
+    scripted = lab.scripted(upstream)
+    gateways = [podgate(scripted, {"team": team_of(*TWO_KEYS), "store": redis.store()})
+                for _ in range(2)]
+    for gateway in gateways:
+        gateway.key, gateway.second_key = (key.text for key in TWO_KEYS)
+    return gateways
+
+
+def test_two_podgates_read_a_stream_once(pair, upstream):
+    """A client that goes from one to the other gets each chunk once, and upstream sees one reader."""
+    job = submit(pair[0])
+    threading.Thread(target=push_slowly, args=(upstream, job, 60, 0.05)).start()
+    found, status, turn = [], None, 0
+    while status != "COMPLETED":
+        gateway = pair[turn % 2]
+        before = cursors_written(gateway)
+        answer = poll(gateway, job, "?wait=3000")
+        found += outputs(answer)
+        status = answer["status"]
+        turn += 1
+        if answer["stream"]:  # the other may be asked once this one has written down what was read
+            harness.wait_until(lambda: cursors_written(gateway) > before, 10, "the cursor")
+    assert found == list(range(60))
+    assert upstream.most_readers == 1
+    assert outputs(poll(pair[turn % 2], job, "?from=0")) == list(range(60))
+
+
+def cursors_written(gateway):
+    return gateway.metric("podgate_store_calls_total", operation="set-cursor", result="ok")
+
+
+def test_both_podgates_hand_on_what_one_reads(pair, upstream):
+    job = submit(pair[0])
+    found = {}
+
+    def work(gateway, key):
+        found[key] = read_all(gateway, job, key=key)
+    threads = [threading.Thread(target=work, args=(pair[0], pair[0].key)),
+               threading.Thread(target=work, args=(pair[1], pair[1].second_key))]
+    for thread in threads:
+        thread.start()
+    push_slowly(upstream, job, 60, 0.05)
+    for thread in threads:
+        thread.join(60 * harness.PATIENCE)
+    assert list(found.values()) == [(list(range(60)), "COMPLETED")] * 2
+    assert upstream.most_readers == 1
+
+
+def test_another_podgate_takes_over_a_dead_ones_stream(pair, upstream):
+    job = submit(pair[0])
+    upstream.push(job, 0)
+    assert outputs(poll(pair[0], job, key=pair[0].second_key)) == [0]
+    pair[0].kill()
+    pair[0].process = None
+    upstream.push(job, 1)
+    upstream.end(job)
+    found, status = read_all(pair[1], job, "?wait=20000", pair[1].key)
+    assert (found, status) == ([0, 1], "COMPLETED")
