@@ -2,7 +2,8 @@
  *
  * - store_spool.c        which question goes where, and what is done when Redis fails one
  * - store_spool_jobs.c   what is remembered of the jobs that this podgate accepted or last leased
- * - store_spool_drain.c  gives Redis what it hasn't
+ * - store_spool_drain.c  gives Redis what it hasn't, in rounds
+ * - store_spool_errand.c one job's or submit's way there
  *
  * While Redis is there, every question goes to it, and the facts of own jobs are remembered. When
  * it is away, writes go to an embedded store beside (<store.path>.spool), into which own jobs are
@@ -175,6 +176,17 @@ MUST_CHECK bool spool_ask_file(struct spool_client *client, const struct store_q
 MUST_CHECK bool spool_ask_redis(struct spool_client *client, const struct store_question *question,
                                 store_done *done, void *argument);
 
+/* ---- errands (store_spool_errand.c) -----------------------------------------------------------
+ */
+
+/* Begins an errand for each of `items`, which are copied. False: none could be made. When the last
+ * one has ended, spool_round_over() is called. The client's loop. */
+MUST_CHECK bool spool_begin_errands(struct spool_client *client,
+                                    const struct embedded_spooled *items, size_t count);
+
+/* Frees those that are under way. */
+void spool_free_errands(struct spool_client *client);
+
 /* ---- draining (store_spool_drain.c) ---------------------------------------------------------- */
 
 /* Sees to it that what Redis hasn't is given to it in a moment, and again until nothing is left;
@@ -187,6 +199,9 @@ void spool_clean(struct spool_client *client);
 
 /* One round, if Redis is there and no other client drains. The client's loop. */
 void spool_drain(struct spool_client *client);
+
+/* All errands of a round have ended. The client's loop. */
+void spool_round_over(struct spool_client *client);
 
 /* Enters all known jobs into the spool's schedule, in batches. The client's loop. */
 void spool_import_known(struct spool_client *client);
