@@ -239,6 +239,7 @@ def pair(podgate, sim, redis, **process):
     gateways = [podgate(sim, options, **process), podgate(sim, options)]
     for gateway in gateways:
         gateway.key = key.text
+        harness.wait_until(lambda: gateway.metric("podgate_store_ready") == 1, 20, "Redis")
     return gateways
 
 

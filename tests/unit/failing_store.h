@@ -87,6 +87,13 @@ HELPER void store_goes_on(enum store_operation operation)
     held_count = kept;
 }
 
+/* Until every reply has come, but for those that are held: what a timer is set to depends on it. */
+HELPER void store_is_idle(void)
+{
+    settle();
+    RUN_UNTIL(GATEWAY->store->running == held_count);
+}
+
 HELPER void store_is(enum store_state state)
 {
     forced_state = state;

@@ -288,10 +288,13 @@ Test(ledger, lets_the_second_request_wait_for_the_first)
     RUN_UNTIL(seen_count == 1);
     submit(&second, "/v2/abc/run", "k-1", "{}");
     RUN_UNTIL(asked_store[STORE_CLAIM_SUBMIT] == 2);
+    store_is_idle();
     pass(500);
     cr_assert_eq(answer_status(&second), 0);
+    store_is_idle();
     upstream_answers(0, "200 OK", QUEUED("j-1"));
     EXPECT_ANSWER(&caller, 200);
+    store_is_idle();
     pass(100);
     EXPECT_ANSWER(&second, 200);
     cr_assert_str_eq(answer_body(&second), QUEUED("j-1"));
@@ -306,8 +309,7 @@ Test(ledger, lets_the_second_request_wait_for_two_seconds_at_most)
     submit(&second, "/v2/abc/run", "k-1", "{}");
     for (unsigned asked = 2; asked < 22; asked++) {
         RUN_UNTIL(asked_store[STORE_CLAIM_SUBMIT] == asked);
-        settle();
-        RUN_UNTIL(GATEWAY->store->running == 0);
+        store_is_idle();
         cr_assert_eq(answer_status(&second), 0, "after %u00 ms", asked - 2);
         pass(100);
     }
@@ -325,6 +327,7 @@ Test(ledger, lets_a_waiting_caller_go)
     RUN_UNTIL(seen_count == 1);
     submit(&second, "/v2/abc/run", "k-1", "{}");
     RUN_UNTIL(asked_store[STORE_CLAIM_SUBMIT] == 2);
+    store_is_idle();
     caller_hang_up(&second);
     RUN_UNTIL(front_connection_count(FRONT) == 1);
     pass(100);
@@ -455,7 +458,7 @@ Test(ledger, tells_the_caller_of_a_job_that_could_not_be_written_and_goes_on_try
     for (unsigned tries = 2; tries < 6; tries++) {
         pass(5000);
         RUN_UNTIL(asked_store[STORE_SETTLE_SUBMIT] == tries);
-        RUN_UNTIL(GATEWAY->store->running == 0);
+        store_is_idle();
     }
     store_fails(STORE_SETTLE_SUBMIT, STORE_OK);
     pass(5000);
@@ -577,9 +580,10 @@ Test(dedupe, makes_one_submit_of_two_at_the_same_moment)
     RUN_UNTIL(seen_count == 1);
     post(&second, "/v2/abc/run", "{\"input\":1}");
     RUN_UNTIL(asked_store[STORE_CLAIM_SUBMIT] == 2);
+    store_is_idle();
     upstream_answers(0, "200 OK", QUEUED("j-1"));
     EXPECT_ANSWER(&caller, 200);
-    RUN_UNTIL(GATEWAY->store->running == 0);
+    store_is_idle();
     pass(250);
     EXPECT_ANSWER(&second, 200);
     cr_assert_str_eq(answer_body(&second), QUEUED("j-1"));
