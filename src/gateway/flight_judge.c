@@ -5,7 +5,6 @@
 #include "gateway/collector.h"
 #include "gateway/flight_private.h"
 #include "gateway/relay.h"
-#include "gateway/stream.h"
 #include "model/metric_catalogue.h"
 
 /* What an answer of the upstream means for the job: stored when it has ended, back on the schedule
@@ -217,9 +216,22 @@ static void capture_stream(struct flight *flight)
         .submitted_ms = record->submitted_ms,
     };
 
-    if (record->state == JOB_IN_PROGRESS &&
+    if (record->state == JOB_IN_PROGRESS && gateway->capture_stream &&
         config_find_endpoint(gateway->config, job.endpoint)->capture_stream) {
-        streams_capture(gateway, &job);
+        gateway->capture_stream(gateway, &job);
+    }
+}
+
+/* A job that was seen to run stays so when upstream loses sight of it, and isn't taken for a queued
+ * one by a purge: the ledger is told though nobody claimed the poll. Where podgates share a store
+ * the one that has the lease tells it. */
+static void note_state(struct flight *flight, enum job_state state)
+{
+    bool is_news = flight->record.state != state;
+
+    flight->record.state = state;
+    if (is_news && !flight->polling && !store_is_shared(gateway_of(flight)->shared->store)) {
+        flight->poll_claimed = true;
     }
 }
 
@@ -248,7 +260,7 @@ static struct flight_answer *judge_good(struct flight *flight, struct flight_ans
     record->missing_count = 0;
     record->missing_since_ms = 0;
     if (!job_state_is_terminal(state)) {
-        record->state = state == JOB_RUNNING ? JOB_IN_PROGRESS : state;
+        note_state(flight, state == JOB_RUNNING ? JOB_IN_PROGRESS : state);
         count_poll(flight, METRIC_POLL_PENDING);
         flight_settle_poll(flight, answer, false, false);
         capture_stream(flight);

@@ -209,7 +209,9 @@ void flight_ask(struct flight *flight, struct view trace);
 
 /* ---- flight_job.c */
 
+/* Parts of the job's name; views into the flight. */
 struct view flight_endpoint(const struct flight *flight);
+/* As above. */
 struct view flight_job_id(const struct flight *flight);
 
 /* The store's time of now. */

@@ -32,6 +32,7 @@ struct request_pool;
 struct result_codec;
 struct store;
 struct store_client;
+struct store_job;
 struct streams;
 
 /* Names a request across threads and waits: a late answer finds nothing instead of freed memory. */
@@ -67,6 +68,8 @@ struct gateway {
     struct breaker *breaker;
     struct flights *flights;
     struct streams *streams;
+    /* Reads a stream that nobody asks for. Set by streams_create(); flights know of no streams. */
+    void (*capture_stream)(struct gateway *gateway, const struct store_job *job);
     struct store_client *store;
     struct ledger *ledger;
     struct request_pool *requests;

@@ -32,7 +32,8 @@
 /* One worker's streams. */
 struct streams;
 
-/* None yet; `gateway` outlives it, and its store client is used. NULL without memory. */
+/* None yet; `gateway` outlives it, and its store client is used; its `capture_stream` is set. NULL
+ * without memory. */
 struct streams *streams_create(struct gateway *gateway);
 
 /* Drops all; nobody is told. When the loops and fronts of all workers have ended, before anything

@@ -350,6 +350,7 @@ struct streams *streams_create(struct gateway *gateway)
         free(streams);
         return NULL;
     }
+    gateway->capture_stream = streams_capture;
     return streams;
 }
 
