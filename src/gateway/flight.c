@@ -157,7 +157,9 @@ static bool post_join(struct gateway *owner, struct flight_caller *caller, struc
     letter->name_length = name.length;
     memcpy(letter->name, name.data, name.length);
     letter->trace_length = trace.length <= sizeof letter->trace ? trace.length : 0;
-    memcpy(letter->trace, trace.data, letter->trace_length);
+    if (letter->trace_length > 0) {
+        memcpy(letter->trace, trace.data, letter->trace_length);
+    }
     if (!loop_post(owner->loop, on_join_letter, letter)) {
         free(letter);
         return false;

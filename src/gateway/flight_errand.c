@@ -93,8 +93,8 @@ static void on_poll_letter(void *argument)
               job_state_is_terminal(flight->record.state) && flight->record.state != JOB_LOST)) {
             flight_take_record(flight, &errand->job, clock_wall_ms());
         }
+        flight->poll_claimed = claimed || (flight->polling && flight->poll_claimed);
         flight->polling = true;
-        flight->poll_claimed = claimed;
         if (!claimed) {
             flight->record.known = RECORD_NONE;
             flight_answer_unref(flight->latest);

@@ -172,6 +172,31 @@ static void mark_checked(struct flight *flight)
     }
 }
 
+/* A poll of the collector's that comes to nothing: it waits for each to be settled. */
+static void drop_poll(struct flight *flight)
+{
+    if (flight->polling) {
+        flight_settle_poll(flight, NULL, false, false);
+    }
+}
+
+static void take_loaded(struct flight *flight, const struct store_reply *reply)
+{
+    bool terminal = job_state_is_terminal(reply->job.state);
+
+    flight_take_record(flight, &reply->job, reply->now_ms);
+    flight_answer_unref(flight->final);
+    flight->final = NULL;
+    if (terminal) {
+        flight_set_final(flight, &reply->job, reply->body);
+    } else if (flight->has_ending && flight->ending.told) {
+        flight_enter_unstored(flight); /* unless the job was retried since */
+    }
+    if (job_state_is_terminal(flight->record.state) && !flight->final) {
+        answer_all_with(flight, PROBLEM_OVERLOADED); /* no memory for what was found */
+    }
+}
+
 static void on_loaded(void *argument, const struct store_reply *reply)
 {
     struct flight *flight = argument;
@@ -184,26 +209,22 @@ static void on_loaded(void *argument, const struct store_reply *reply)
         return;
     }
     if (store_failed(reply->result)) {
-        /* What is known already goes on; who waits for what isn't known is told so. */
-        if (flight->record.known == RECORD_NONE) {
+        /* What is known already goes on; who waits for what isn't known is told so. A job that
+         * wasn't there a moment ago may be by now. */
+        if (flight->record.known != RECORD_HERE) {
             answer_all_with(flight, PROBLEM_STORE_UNAVAILABLE);
-            flight->polling = false;
+            drop_poll(flight);
         }
         mark_checked(flight);
         flight_proceed(flight, VIEW(""));
         return;
     }
     mark_checked(flight);
-    if (reply->result == STORE_OK && !(flight->has_ending && flight->ending.told)) {
-        flight_take_record(flight, &reply->job, reply->now_ms);
-        flight_answer_unref(flight->final);
-        flight->final = NULL;
-        if (job_state_is_terminal(reply->job.state)) {
-            flight_set_final(flight, &reply->job, reply->body);
-        }
+    if (reply->result == STORE_OK) {
+        take_loaded(flight, reply);
     } else if (reply->result == STORE_ABSENT) {
         flight->record.known = RECORD_ABSENT;
-        flight->polling = false;
+        drop_poll(flight);
     }
     flight_proceed(flight, VIEW(""));
 }

@@ -77,6 +77,7 @@ struct flight_ending {
     enum store_encoding encoding;
     enum job_state state;
     enum store_fate fate;
+    uint64_t generation; /* of the run that ended: a /retry may have begun another since */
     uint64_t poll_on_ms;
     uint64_t execution_ms;
     uint64_t delay_ms;
@@ -253,6 +254,9 @@ struct flight_answer *flight_judge_answer(struct flight *flight, struct flight_a
 
 /* Begins to hold an end: `ending` is empty but for these two. */
 void flight_begin_ending(struct flight *flight, enum job_state state, enum store_fate fate);
+
+/* The ending is told though the store doesn't have it: what its owner gets until it does. */
+void flight_enter_unstored(struct flight *flight);
 
 /* Stores the end's result, compressed where that pays. Takes the reference on `exact`. */
 void flight_store_result(struct flight *flight, struct body *exact);

@@ -169,7 +169,7 @@ static struct store_job ended_job(const struct flight *flight)
         .kind = flight->record.kind,
         .state = ending->state,
         .fate = ending->fate,
-        .generation = flight->record.generation,
+        .generation = ending->generation,
         .submitted_ms = flight->record.submitted_ms,
         .ended_ms = now_ms,
         .expires_ms = now_ms + keep_ms(flight),
@@ -187,10 +187,21 @@ static void enter_end(struct flight *flight)
 {
     struct store_job job = ended_job(flight);
 
+    if (flight->record.generation != flight->ending.generation) {
+        return; /* the job runs again by now */
+    }
     flight->record.state = job.state;
     flight->record.fate = job.fate;
     flight->record.ended_ms = job.ended_ms;
     flight_set_final(flight, &job, flight->ending.stored);
+}
+
+void flight_enter_unstored(struct flight *flight)
+{
+    enter_end(flight);
+    if (flight->final) {
+        flight->final->degraded = true;
+    }
 }
 
 /* The store is away or full: those who ask get what upstream said, from memory, until it is stored.
@@ -208,10 +219,7 @@ static void postpone(struct flight *flight, enum store_result result)
         log_string(line, "reason", store_result_text(result));
         log_end(line);
         flight->ending.told = true;
-        enter_end(flight);
-        if (flight->final) {
-            flight->final->degraded = true;
-        }
+        flight_enter_unstored(flight);
         flight_settle_poll(flight, flight->ending.answer, true, false);
     }
 }
@@ -253,7 +261,7 @@ void flight_put_end(struct flight *flight)
         .timeout_ms = PUT_TIMEOUT_MS,
         .endpoint = flight_endpoint(flight),
         .job = flight_job_id(flight),
-        .generation = flight->record.generation,
+        .generation = ending->generation,
         .state = ending->state,
         .fate = ending->fate,
         .keep_ms = keep_ms(flight),
@@ -303,6 +311,7 @@ void flight_begin_ending(struct flight *flight, enum job_state state, enum store
     flight->has_ending = true;
     flight->ending.state = state;
     flight->ending.fate = fate;
+    flight->ending.generation = flight->record.generation;
     flight->ending.execution_ms = UINT64_MAX;
     flight->ending.delay_ms = UINT64_MAX;
 }

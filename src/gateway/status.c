@@ -209,16 +209,10 @@ static void apply_ttl(struct request *request, const struct flight_answer *answe
     }
 }
 
-static void deliver(struct gateway *gateway, struct request_handle handle,
-                    struct flight_answer *answer, enum flight_delivery delivery)
+/* Takes the reference; NULL: there was no memory for an answer. */
+static void take_answer(struct request *request, struct flight_answer *answer,
+                        enum flight_delivery delivery)
 {
-    struct request *request = request_find(gateway, handle);
-
-    if (!request || request->work != WORK_IN_FLIGHT) {
-        flight_answer_unref(answer);
-        return;
-    }
-    count_waiting(request, -1);
     if (!answer) {
         request_refuse(request, PROBLEM_OVERLOADED, 1);
         return;
@@ -234,6 +228,19 @@ static void deliver(struct gateway *gateway, struct request_handle handle,
         return;
     }
     answer_request(request, answer, delivery);
+}
+
+static void deliver(struct gateway *gateway, struct request_handle handle,
+                    struct flight_answer *answer, enum flight_delivery delivery)
+{
+    struct request *request = request_find(gateway, handle);
+
+    if (!request || request->work != WORK_IN_FLIGHT) {
+        flight_answer_unref(answer);
+        return;
+    }
+    count_waiting(request, -1);
+    take_answer(request, answer, delivery);
 }
 
 static void append_trace(struct builder *trace, struct view name, struct view value)
@@ -266,7 +273,7 @@ static void join(struct request *request, struct flight_question *question)
     question->deliver = deliver;
     answer = flight_join(request->gateway, question, &joined);
     if (answer) {
-        answer_request(request, answer, FLIGHT_FRESH);
+        take_answer(request, answer, FLIGHT_FRESH);
     } else if (joined) {
         request_move_work(request, WORK_IN_FLIGHT);
         count_waiting(request, 1);
