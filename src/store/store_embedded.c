@@ -119,6 +119,7 @@ struct embedded *embedded_open(struct store *store, struct view path, bool is_sp
     embedded->store = store;
     embedded->is_spool = is_spool;
     embedded->last_order = clock_wall_ms() * 1000;
+    embedded->log_most_pages = EMBEDDED_WAL_MOST_PAGES;
     embedded->lock_descriptor = -1;
     embedded->wal_descriptor = -1;
     pthread_mutex_init(&embedded->keeper_lock, NULL);

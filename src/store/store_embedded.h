@@ -32,8 +32,7 @@ enum {
     EMBEDDED_STATEMENTS = 256, /* a power of two, well above the statements that there are */
     EMBEDDED_CLOCK_HOLD_MS = 10 * 60 * 1000, /* nothing expires so long after a step */
     EMBEDDED_BUSY_MS = 1000,                 /* how long another program may lock the file */
-    EMBEDDED_WAL_PAGES = 1000,               /* the keeper copies them back from here on */
-    EMBEDDED_WAL_MOST_PAGES = 4000,          /* the writer does it itself */
+    EMBEDDED_WAL_MOST_PAGES = 4000, /* of the log; the keeper copies it back from a quarter of it */
     EMBEDDED_PAGE_BYTES = 4096,
 };
 
@@ -401,6 +400,7 @@ struct embedded {
     _Atomic bool must_probe;
     _Atomic bool has_reserve;
     uint64_t reserve_bytes;          /* the keeper's */
+    _Atomic unsigned log_most_pages; /* EMBEDDED_WAL_MOST_PAGES, on a small file system fewer */
     _Atomic int64_t clock_offset_ms; /* wall minus boot */
     _Atomic uint64_t hold_until_boot_ms;
     uint64_t saved_wall_ms;        /* the writer's: the highest that was stored */

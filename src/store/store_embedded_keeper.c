@@ -79,8 +79,8 @@ bool embedded_queue_is_empty(struct embedded_queue *queue)
     return is_empty;
 }
 
-/* A time-out by poll() and not by a condition, whose time-out is a point of a clock that tests stop.
- * With the lock held. */
+/* A time-out by poll() and not by a condition, whose time-out is a point of a clock that tests
+ * stop. With the lock held. */
 static void wait_a_while(struct embedded_queue *queue, int wait_ms)
 {
     struct pollfd waiting = {.fd = queue->wake_descriptor, .events = POLLIN};
@@ -305,6 +305,8 @@ static void watch_room(struct embedded *embedded)
     }
     embedded->reserve_bytes =
         total_bytes / RESERVE_SHARE < RESERVE_BYTES ? total_bytes / RESERVE_SHARE : RESERVE_BYTES;
+    atomic_store(&embedded->log_most_pages,
+                 (unsigned)(embedded->reserve_bytes / 2 / EMBEDDED_PAGE_BYTES));
     if (!atomic_load(&embedded->has_reserve) && free_bytes > 3 * embedded->reserve_bytes &&
         !(atomic_load(&embedded->troubles) & EMBEDDED_TROUBLE_WRITE)) {
         make_reserve(embedded);
@@ -423,7 +425,7 @@ void *embedded_keeper_main(void *argument)
     struct store_call *none;
 
     while (embedded_queue_take(&embedded->chores, ROUND_MS, &none)) {
-        if (embedded_log_is_long(embedded, EMBEDDED_WAL_PAGES)) {
+        if (embedded_log_is_long(embedded, atomic_load(&embedded->log_most_pages) / 4)) {
             /* What fails here is tried again in the next round. */
             (void)!embedded_checkpoint(embedded, EMBEDDED_KEEPER, false);
         }

@@ -355,12 +355,24 @@ static void hand_on(struct embedded *embedded, struct store_call *calls, bool ca
 
 static void shorten_log(struct embedded *embedded)
 {
-    if (atomic_load(&embedded->wal_pages) >= EMBEDDED_WAL_MOST_PAGES &&
-        embedded_log_is_long(embedded, EMBEDDED_WAL_PAGES / 2)) {
+    unsigned most = atomic_load(&embedded->log_most_pages);
+
+    if (atomic_load(&embedded->wal_pages) >= most && embedded_log_is_long(embedded, most / 8)) {
         /* The keeper can't finish while we write: now nobody does. */
         (void)!embedded_checkpoint(embedded, EMBEDDED_WRITER, false);
-    } else if (embedded_log_is_long(embedded, EMBEDDED_WAL_PAGES)) {
+    } else if (embedded_log_is_long(embedded, most / 4)) {
         embedded_queue_nudge(&embedded->chores);
+    }
+}
+
+/* The log gives back what it takes: on a small disk it may be what filled it. */
+static void make_room(struct embedded *embedded)
+{
+    int error = embedded->writer.error;
+
+    embedded_note_error(embedded, EMBEDDED_WRITER, error);
+    if ((error & 0xff) == SQLITE_FULL) {
+        (void)!embedded_checkpoint(embedded, EMBEDDED_WRITER, true);
     }
 }
 
@@ -374,7 +386,7 @@ static void run_group(struct embedded *embedded, struct store_call *calls, bool 
         roll_back(embedded);
         if (calls->next || embedded_result_of_error(embedded->writer.error) == STORE_FULL) {
             /* Also when the disk was full: the reserve has been freed since. */
-            embedded_note_error(embedded, EMBEDDED_WRITER, embedded->writer.error);
+            make_room(embedded);
             run_one_by_one(embedded, calls);
         } else {
             fail_group(embedded, calls);
@@ -420,6 +432,9 @@ static struct store_call *cut_group(struct embedded *embedded, struct store_call
 
 void embedded_probe(struct embedded *embedded)
 {
+    if (atomic_load(&embedded->troubles) & EMBEDDED_TROUBLE_WRITE) {
+        (void)!embedded_checkpoint(embedded, EMBEDDED_WRITER, true);
+    }
     if (!begin(embedded) || !commit(embedded, true)) {
         roll_back(embedded);
     }
