@@ -314,6 +314,9 @@ static void on_adopted(void *argument, const struct store_reply *reply)
             .submitted_ms = reply->now_ms,
         };
 
+        if (gateway_of(flight)->shared->collector) {
+            collector_note_job(gateway_of(flight)->shared->collector, job.endpoint, 0);
+        }
         flight_take_record(flight, &job, reply->now_ms);
         flight_take_answer(flight, answer);
         return;
