@@ -186,7 +186,8 @@ const char *const redis_lua_jobs[] = {
     "  local fate=S('fate')",
     "  local keep=math.max(N('keep'),1)",
     "  local state=S('state')",
-    "  if fate~='kept' and fate~='too_large' then fate='none' end",
+    /* The spool tells of results that went before they came here. */
+    "  if not FATES[fate] then fate='none' end",
     "  local c={s=state,f=fate,em=now,ex=A.execution and N('execution') or false,",
     "    dl=A.delay and N('delay') or false,cw=0,li=false,lu=0,ms=0,mc=0,fc=0,pu=0,",
     "    rb=0,sb=0,en=0,xm=0,dg=A.digest or false}",

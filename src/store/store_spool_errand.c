@@ -177,9 +177,11 @@ static struct store_question put_question(const struct spool_errand *errand)
     struct store_question question = about(errand, STORE_PUT_RESULT);
 
     question.state = job->state;
-    question.fate = errand->body                        ? STORE_FATE_KEPT
-                    : job->fate == STORE_FATE_TOO_LARGE ? STORE_FATE_TOO_LARGE
-                                                        : STORE_FATE_NONE;
+    /* One that was deleted or has expired here was never there, and is to be told of all the same.
+     */
+    question.fate = errand->body                   ? STORE_FATE_KEPT
+                    : job->fate != STORE_FATE_KEPT ? job->fate
+                                                   : STORE_FATE_NONE;
     question.keep_ms = span_to(job->expires_ms);
     question.execution_ms = job->execution_ms;
     question.delay_ms = job->delay_ms;
@@ -365,14 +367,16 @@ static bool is_plain(const struct spool_errand *errand)
 
 static void after_settle(struct spool_errand *errand, const struct store_reply *reply)
 {
-    if (!is_about_job(errand) || reply->result == STORE_OWNED) {
-        if (reply->result == STORE_OWNED) {
-            give_up(errand, reply->result);
-        }
+    if (!is_about_job(errand)) {
         errand->step = STEP_MARK;
+    } else if (reply->result == STORE_OWNED &&
+               !view_equal(reply->job.team, errand->item.job.team)) {
+        give_up(errand, reply->result);
     } else if (reply->result == STORE_OK && is_plain(errand)) {
         errand->step = STEP_MARK;
     } else {
+        /* Also when its own team adopted it at another podgate meanwhile: what is known here of its
+         * end, upstream may have forgotten. */
         errand->step = STEP_LOOK;
     }
 }

@@ -283,7 +283,28 @@ Test(store_spool, a_result_that_was_deleted_in_the_outage_stays_deleted)
     EXPECT(STORE_OK, .operation = STORE_DELETE_RESULT, ABOUT("job-1"));
     find_redis();
     cr_assert_eq(other_has(VIEW("job-1"))->job.state, JOB_COMPLETED);
-    cr_assert_neq(other_has(VIEW("job-1"))->job.fate, STORE_FATE_KEPT);
+    cr_assert_eq(other_has(VIEW("job-1"))->job.fate, STORE_FATE_DELETED);
+}
+
+/* Its own team asked another podgate for it before that could know of it. */
+Test(store_spool, a_job_that_was_adopted_meanwhile_keeps_the_end_that_the_spool_has)
+{
+    struct store_question result = result_question(VIEW("job-1"), VIEW("result"));
+    const struct store_reply *reply;
+
+    lose_redis();
+    accept_job(1, VIEW("job-1"), 0);
+    EXPECT_THAT(STORE_OK, result);
+    suite_close(0);
+    redis_server_start(suite_directory(), "");
+    suite_open(1);
+    EXPECT_OF(1, STORE_OK, .operation = STORE_ADOPT_JOB, ABOUT("job-1"), .team = TEAM,
+              .state = JOB_IN_QUEUE, .deadline_ms = 60000);
+    cr_assert(suite_try_open(0));
+    wait_until_drained();
+    reply = other_has(VIEW("job-1"));
+    cr_assert_eq(reply->job.state, JOB_COMPLETED);
+    cr_assert_view(body_view(reply->body), VIEW("result"));
 }
 
 Test(store_spool, an_unknown_submit_of_an_outage_is_listed_by_everybody)
