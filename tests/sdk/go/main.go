@@ -25,6 +25,7 @@ type arguments struct {
 type streamed struct {
 	Id       string                    `json:"id"`
 	Elements []rpEndpoint.StreamResult `json:"elements"`
+	Broken   int                       `json:"broken"`
 }
 
 func stream(endpoint *rpEndpoint.Endpoint, id string, timeout *int) (interface{}, error) {
@@ -38,7 +39,22 @@ func stream(endpoint *rpEndpoint.Endpoint, id string, timeout *int) (interface{}
 		collected <- elements
 	}()
 	err := endpoint.Stream(&rpEndpoint.StreamInput{Id: sdk.String(id), Timeout: timeout}, results)
-	return streamed{id, <-collected}, err
+	return streamed{Id: id, Elements: <-collected}, err
+}
+
+// The stream to its end: after a connection that broke it goes on, as a program would.
+func streamOn(endpoint *rpEndpoint.Endpoint, id string) (interface{}, error) {
+	all := streamed{Id: id}
+	for {
+		part, err := stream(endpoint, id, nil)
+		all.Elements = append(all.Elements, part.(streamed).Elements...)
+		if err == nil {
+			return all, nil
+		}
+		if all.Broken++; all.Broken > 1000 {
+			return nil, err
+		}
+	}
 }
 
 func run(endpoint *rpEndpoint.Endpoint, given arguments) (string, error) {
@@ -84,6 +100,8 @@ func call(endpoint *rpEndpoint.Endpoint, operation string, given arguments) (int
 		return endpoint.StatusSync(&rpEndpoint.StatusSyncInput{
 			Id: sdk.String(given.Id), Timeout: given.Timeout,
 		})
+	case "streamOn":
+		return streamOn(endpoint, given.Id)
 	case "purgeQueue":
 		return endpoint.PurgeQueue(&rpEndpoint.PurgeQueueInput{})
 	}

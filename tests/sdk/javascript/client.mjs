@@ -41,6 +41,22 @@ const operations = {
   // Further calls that the SDK has.
   runSyncTimeout: () => endpoint.runSync({ input: given.input }, given.timeout),
   statusSync: () => endpoint.statusSync(given.id, given.timeout ?? 90000),
+  // The stream to its end: after a connection that broke it goes on, as a program would.
+  streamOn: async () => {
+    const elements = [];
+    for (let broken = 0; ; broken++) {
+      try {
+        for await (const element of endpoint.stream(given.id)) {
+          elements.push(element);
+        }
+        return { elements, broken };
+      } catch (error) {
+        if (error.response || broken > 1000) {
+          throw error;
+        }
+      }
+    }
+  },
 };
 
 let outcome;
