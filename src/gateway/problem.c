@@ -28,7 +28,7 @@ static const struct problem_text texts[PROBLEM_COUNT] = {
                                      "This key has too many requests in flight."},
     [PROBLEM_METHOD_UNKNOWN] = {501, "method_unknown", "This method is not implemented."},
     [PROBLEM_IDEMPOTENCY_KEY] = {501, "idempotency_key_unsupported",
-                                 "Idempotency-Key is not supported by this version."},
+                                 "Idempotency-Key is not supported on this endpoint."},
     [PROBLEM_BAD_IDEMPOTENCY_KEY] = {400, "bad_idempotency_key",
                                      "Idempotency-Key must be 1 to 255 visible characters, given "
                                      "once."},
