@@ -28,6 +28,7 @@ enum {
     COUNT_TURNS = 250,           /* the store is asked for its counts every five */
     HOT_SHRINKS_AT_PERCENT = 70, /* of memory.bodies; requests' bodies are refused from 80 on */
     STUCK_MS = 5000,             /* a loop that did not turn for so long is stuck */
+    STORE_MS = 1000,             /* so long a shared store has for its first connections */
 };
 
 void process_notify(const char *state)
@@ -67,11 +68,18 @@ static bool is_alive(void *owner)
     return true;
 }
 
+/* Whoever comes in the moments before Redis is reached would be told that the store is away. */
+static bool store_was_tried(const struct process *process)
+{
+    return store_state(process->shared.gateways.store) == STORE_STATE_READY ||
+           clock_mono_ms() >= process->serving_since_ms + STORE_MS;
+}
+
 static bool is_ready(void *owner)
 {
     const struct process *process = owner;
 
-    return process->serving && !process->draining && is_alive(owner);
+    return process->serving && !process->draining && is_alive(owner) && store_was_tried(process);
 }
 
 static void append_number(struct builder *text, const char *name, const char *type,
@@ -327,6 +335,7 @@ static int start(struct process *process)
     }
     collector_start(process->shared.gateways.collector, flight_post_poll, flight_post_cancel);
     process->serving = true;
+    process->serving_since_ms = clock_mono_ms();
     log_start(process);
     process_notify("READY=1");
     return EX_OK;

@@ -58,6 +58,7 @@ struct process {
     unsigned turn;
     bool key_unusable; /* the key file, at the last look */
     bool serving;
+    uint64_t serving_since_ms;
     bool draining;
     bool hurried;
     uint64_t drain_end_ms;
