@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "gateway/flight.h"
+#include "gateway/ledger.h"
 #include "gateway/relay.h"
 #include "gateway/team_jobs.h"
 
@@ -104,7 +105,8 @@ static void on_job(struct request *request, const struct store_reply *reply)
         return;
     }
     if (reply->result == STORE_ABSENT &&
-        (request->ticket.key->operations & CONFIG_OPERATION_ADOPT) != 0) {
+        ((request->ticket.key->operations & CONFIG_OPERATION_ADOPT) != 0 ||
+         ledger_holds_own(request))) {
         send_cancel(request, &route); /* of before podgate: the upstream knows */
         return;
     }

@@ -42,6 +42,10 @@ size_t ledger_unrecorded(const struct ledger *ledger);
 bool ledger_holds(struct gateway_shared *shared, struct view endpoint, struct view job,
                   struct view team);
 
+/* The same for the job that the request names, and its caller's team: the store knows nothing of
+ * the job, and that is no reason to say that it never was. The request's worker. */
+bool ledger_holds_own(const struct request *request);
+
 /* What the three submits do in their own way. Literals. */
 struct ledger_operation {
     enum store_submit_operation operation;

@@ -97,6 +97,12 @@ bool ledger_holds(struct gateway_shared *shared, struct view endpoint, struct vi
     return false;
 }
 
+bool ledger_holds_own(const struct request *request)
+{
+    return ledger_holds(request->gateway->shared, request->route.endpoint, request->route.job,
+                        request->ticket.key->team->name);
+}
+
 /* ---- writing --------------------------------------------------------------------------------- */
 
 static void log_late(const struct submission *submission, enum log_level level, const char *event,

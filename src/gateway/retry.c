@@ -127,7 +127,11 @@ static void on_job(struct request *request, const struct store_reply *reply)
         look_at_upstream(request); /* of before podgate: the flight enters it */
     } else if (reply->result != STORE_OK ||
                !view_equal(reply->job.team, request->ticket.key->team->name)) {
-        refuse(request, PROBLEM_JOB_NOT_FOUND);
+        if (ledger_holds_own(request)) {
+            refuse_for_store(request);
+        } else {
+            refuse(request, PROBLEM_JOB_NOT_FOUND);
+        }
     } else {
         judge_job(request, &reply->job);
     }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "gateway/flight.h"
 #include "gateway/job_facts.h"
+#include "gateway/ledger.h"
 #include "gateway/relay.h"
 #include "gateway/result_reply.h"
 #include "model/metric_catalogue.h"
@@ -112,7 +113,9 @@ static void append_cache_status(struct request *request, const struct flight_ans
 
 static void refuse_answer(struct request *request, const struct flight_answer *answer)
 {
-    if (answer->problem != PROBLEM_COUNT) {
+    if (answer->problem == PROBLEM_JOB_NOT_FOUND && ledger_holds_own(request)) {
+        request_refuse(request, PROBLEM_STORE_UNAVAILABLE, 1);
+    } else if (answer->problem != PROBLEM_COUNT) {
         request_refuse(request, answer->problem,
                        answer->problem == PROBLEM_STORE_UNAVAILABLE ? 1 : 0);
     } else if (answer->refused) {

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "gateway/flight.h"
+#include "gateway/ledger.h"
 #include "gateway/relay.h"
 #include "gateway/stream_private.h"
 #include "model/job.h"
@@ -198,7 +199,11 @@ static void judge_job(struct request *request, const struct store_reply *reply)
     }
     if (reply->result != STORE_OK ||
         !view_equal(reply->job.team, request->ticket.key->team->name)) {
-        request_refuse(request, PROBLEM_JOB_NOT_FOUND, 0);
+        if (ledger_holds_own(request)) {
+            request_refuse(request, PROBLEM_STORE_UNAVAILABLE, 1);
+        } else {
+            request_refuse(request, PROBLEM_JOB_NOT_FOUND, 0);
+        }
         return;
     }
     stream_take_facts(&facts, &reply->job, reply->now_ms);

@@ -6,6 +6,7 @@
 #include "format/json_text.h"
 #include "gateway/collector.h"
 #include "gateway/flight.h"
+#include "gateway/ledger.h"
 #include "gateway/stream.h"
 #include "model/metric_catalogue.h"
 #include "store/hot_cache.h"
@@ -263,7 +264,11 @@ static void on_job(struct request *request, const struct store_reply *reply)
         return;
     }
     if (reply->result != STORE_OK || !view_equal(reply->job.team, team_of(request))) {
-        request_refuse(request, PROBLEM_JOB_NOT_FOUND, 0);
+        if (ledger_holds_own(request)) {
+            request_refuse(request, PROBLEM_STORE_UNAVAILABLE, 1);
+        } else {
+            request_refuse(request, PROBLEM_JOB_NOT_FOUND, 0);
+        }
         return;
     }
     ask(request, &question, on_deleted);

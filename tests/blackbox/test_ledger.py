@@ -99,6 +99,26 @@ def test_a_job_that_could_not_be_written_is_written_later(lab, podgate):
     assert reply.json["output"] == 7
 
 
+def test_a_job_that_is_not_written_yet_is_not_said_to_be_unknown(lab, podgate):
+    """Its caller was told that it is there. (A key that may adopt has it entered by asking.)"""
+    sim = lab.sim()
+    key = harness.make_key("plain")
+    operations = ["run", "status", "stream", "cancel", "retry"]
+    gateway = podgate(sim, {"team": {"alpha": {"key": {"plain": harness.key_section(
+        key, operations=operations)}}}}, environment={"PODGATE_FAULT": "submit.answered=EIO@1"})
+    gateway.key = key.text
+    gateway.expect_errors("submit_not_recorded")
+    job = run(gateway, {"input": {"mock_return": 7}}).json["id"]
+    seen = []
+
+    def is_there():
+        seen.append((status(gateway, job).status,
+                     gateway.request("GET", f"/v2/ep/stream/{job}", gateway.key).status))
+        return seen[-1] == (200, 200)
+    harness.wait_until(is_there, 10, "the late record", interval=0)
+    assert {code for both in seen for code in both} <= {200, 503}, seen
+
+
 def test_a_record_that_is_written_twice_is_one(lab, podgate):
     """The store has it, and podgate thinks that it hasn't."""
     sim = lab.sim()
