@@ -16,7 +16,6 @@
 struct errand {
     struct gateway *owner;
     struct store_job job; /* its views point into `text` */
-    uint64_t now_ms;      /* of this machine, at the claim */
     struct upstream_exchange *exchange;
     struct body *answer;
     struct builder head;
@@ -78,6 +77,11 @@ static bool send_errand(struct errand *errand, loop_function *arrived)
 
 /* ---- polls ----------------------------------------------------------------------------------- */
 
+static uint64_t store_now_ms(const struct flights *flights)
+{
+    return (uint64_t)((int64_t)clock_wall_ms() + flights->clock_offset_ms);
+}
+
 static void on_poll_letter(void *argument)
 {
     struct errand *errand = argument;
@@ -91,7 +95,7 @@ static void on_poll_letter(void *argument)
             !(flight->record.known == RECORD_HERE &&
               flight->record.generation == errand->job.generation &&
               job_state_is_terminal(flight->record.state) && flight->record.state != JOB_LOST)) {
-            flight_take_record(flight, &errand->job, clock_wall_ms());
+            flight_take_record(flight, &errand->job, store_now_ms(flight->flights));
         }
         flight->poll_claimed = claimed || (flight->polling && flight->poll_claimed);
         flight->polling = true;

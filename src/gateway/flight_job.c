@@ -145,6 +145,7 @@ void flight_take_record(struct flight *flight, const struct store_job *job, uint
     record->missing_count = job->missing_count;
     record->failure_count = job->failure_count;
     record->clock_offset_ms = (int64_t)now_ms - (int64_t)clock_wall_ms();
+    flight->flights->clock_offset_ms = record->clock_offset_ms;
     record->team_length = copy_text(record->team, sizeof record->team, job->team);
     record->upstream_id_length =
         copy_text(record->upstream_id, sizeof record->upstream_id,

@@ -143,6 +143,8 @@ struct flights {
     struct gateway *gateway;
     struct table *table;
     struct errand *errands; /* under way, of flight_errand.c */
+    /* The store's clock minus this machine's, by its last reply; claims come without a time. */
+    int64_t clock_offset_ms;
     /* Letters of flight_forget() that other workers sent, and those that were read. While they
      * differ no answer counts as fresh: a caller may have been told of a change that is still in
      * the mail. */

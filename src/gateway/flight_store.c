@@ -23,8 +23,12 @@ static struct gateway *gateway_of(struct flight *flight)
 
 static void on_written(void *argument, const struct store_reply *reply)
 {
-    (void)argument;
-    (void)reply; /* CONFLICT: another one has the job by now. Failed: the lease lapses. */
+    struct flights *flights = argument;
+
+    /* CONFLICT: another one has the job by now. Failed: the lease lapses. */
+    if (!store_failed(reply->result)) {
+        flights->clock_offset_ms = (int64_t)reply->now_ms - (int64_t)clock_wall_ms();
+    }
 }
 
 static uint64_t age_ms(const struct flight *flight)
@@ -64,7 +68,7 @@ static void reschedule(struct flight *flight)
         question.missing_since_ms = now_ms - record->missing_since_ms;
     }
     /* collector_plan() has noted when it is due. Without memory the lease lapses, and it is due. */
-    struct store_call *call = store_ask(gateway->store, &question, on_written, NULL);
+    struct store_call *call = store_ask(gateway->store, &question, on_written, flight->flights);
 
     (void)call;
 }
