@@ -123,6 +123,12 @@ MUST_CHECK bool flight_post_poll(struct gateway_shared *shared, const struct sto
  * the mark is claimed again later. Any thread. */
 MUST_CHECK bool flight_post_cancel(struct gateway_shared *shared, const struct store_job *job);
 
+/* The upstream was told, while the job runs, to keep its result for `ttl_ms` only: the job is
+ * polled often enough from now on to see its end within that, as long as this process lives. `job`
+ * needs its endpoint and id. False without memory. Any thread. */
+MUST_CHECK bool flight_post_watch(struct gateway_shared *shared, const struct store_job *job,
+                                  uint64_t ttl_ms);
+
 /* Tells the upstream to keep the job's result for `ttl_ms` only; what it says to that is not waited
  * for. `job` needs its endpoint and id. False without memory. Any thread. */
 MUST_CHECK bool flight_post_ttl(struct gateway_shared *shared, const struct store_job *job,

@@ -311,6 +311,34 @@ static void on_errand_letter(void *argument)
     ask_upstream(errand, VIEW("GET"), ROUTE_STATUS);
 }
 
+/* Upstream will drop the result soon after the job's end: it must be seen in time. */
+static void on_watch_letter(void *argument)
+{
+    struct errand *errand = argument;
+    struct flight *flight =
+        flight_find_or_create(errand->owner->flights, view_make(errand->name, errand->name_length));
+    uint64_t every_ms = errand->ttl_ms / 3;
+
+    if (flight) {
+        every_ms = every_ms > FLIGHT_POLL_MS ? every_ms : (uint64_t)FLIGHT_POLL_MS;
+        if (flight->watch_every_ms == 0 || every_ms < flight->watch_every_ms) {
+            flight->watch_every_ms = every_ms;
+        }
+        flight_proceed(flight, VIEW(""));
+    }
+    free(errand);
+}
+
+bool flight_post_watch(struct gateway_shared *shared, const struct store_job *job, uint64_t ttl_ms)
+{
+    struct errand *errand = make_errand(shared, job);
+
+    if (errand) {
+        errand->ttl_ms = ttl_ms;
+    }
+    return send_errand(errand, on_watch_letter);
+}
+
 bool flight_post_ttl(struct gateway_shared *shared, const struct store_job *job, uint64_t ttl_ms)
 {
     struct errand *errand = make_errand(shared, job);

@@ -152,7 +152,8 @@ struct flight *flight_create(struct flights *flights, struct view name)
 static bool flight_is_busy(const struct flight *flight)
 {
     return flight->load_call || flight->lease_call || flight->write_call ||
-           flight->encoding_result || flight->has_ending || flight->polling || flight->leased;
+           flight->encoding_result || flight->has_ending || flight->polling || flight->leased ||
+           flight->watch_every_ms != 0;
 }
 
 void flight_arm(struct flight *flight)
@@ -402,7 +403,7 @@ static bool wants_load(const struct flight *flight)
 {
     struct flight_answer *final;
 
-    if (flight->polling && flight->record.known == RECORD_NONE) {
+    if ((flight->polling || flight->watch_every_ms != 0) && flight->record.known == RECORD_NONE) {
         return true;
     }
     for (const struct flight_caller *caller = flight->callers; caller; caller = caller->next) {
@@ -475,6 +476,10 @@ static void ask_if_wanted(struct flight *flight, struct view trace)
         flight->record.state != JOB_LOST) {
         flight_settle_poll(flight, NULL, true, false);
     }
+    if (flight->record.known == RECORD_ABSENT ||
+        (is_here && job_state_is_terminal(flight->record.state))) {
+        flight->watch_every_ms = 0;
+    }
     if (asker) {
         asker->asked = true;
         if (!is_here) {
@@ -483,6 +488,11 @@ static void ask_if_wanted(struct flight *flight, struct view trace)
         flight_ask(flight, trace);
     } else if (flight->polling && is_here) {
         if (!poll_is_served(flight, now_ms)) {
+            flight_ask(flight, trace);
+        }
+    } else if (flight->watch_every_ms != 0 && is_here &&
+               now_ms >= flight->asked_ms + flight->watch_every_ms) {
+        if (flight_may_poll(flight)) {
             flight_ask(flight, trace);
         }
     } else if (waits && now_ms >= flight->asked_ms + FLIGHT_POLL_MS) {

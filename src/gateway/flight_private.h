@@ -120,6 +120,7 @@ struct flight {
     bool poll_claimed; /* under a lease of the collector's */
     bool leased;       /* for those who wait, until lease_until_ms of clock_mono_ms() */
     uint64_t lease_until_ms;
+    uint64_t watch_every_ms;       /* it is polled so often until it ends; 0: it isn't watched */
     uint64_t not_before_ms;        /* of clock_mono_ms(): no poll for those who wait before then */
     bool adopting;                 /* upstream is asked for a job that the ledger doesn't know */
     struct flight_answer *adopted; /* what it said, while the job is being entered */

@@ -55,7 +55,35 @@ static bool name_as_asked(struct request *request, enum relay_end end,
 
 static const struct relay_plan cancel_plan = {
     .resend = UPSTREAM_RESEND_NEVER, .observe = observe_cancel, .record = name_as_asked};
-static const struct relay_plan change_plan = {.resend = UPSTREAM_RESEND_NEVER};
+static void on_purge_noted(void *argument, const struct store_reply *reply)
+{
+    (void)argument;
+    (void)reply; /* not noted: what is gone then counts as LOST, which is told */
+}
+
+/* The upstream has emptied the queue, whoever's jobs were in it: the ledger knows why they are
+ * gone.
+ */
+static void observe_purge(struct request *request, const struct relay_facts *facts)
+{
+    const struct config *config = request->config;
+    struct store_question question = {
+        .operation = STORE_MARK_PURGED,
+        .endpoint = request->route.endpoint,
+        .ended = true,
+    };
+
+    (void)facts;
+    for (size_t i = 0; request->upstream_status == 200 && i < config->team_count; i++) {
+        question.team = config->teams[i].name;
+        if (!store_ask(request->gateway->store, &question, on_purge_noted, NULL)) {
+            return;
+        }
+    }
+}
+
+static const struct relay_plan purge_plan = {.resend = UPSTREAM_RESEND_NEVER,
+                                             .observe = observe_purge};
 static const struct relay_plan read_plan = {.is_read = true, .resend = UPSTREAM_RESEND_READ};
 static const struct relay_plan stream_plan = {.streaming = true, .resend = UPSTREAM_RESEND_NEVER};
 static const struct relay_plan stream_read_plan = {
@@ -159,7 +187,7 @@ void forward_purge_queue(struct request *request)
         team_jobs_purge(request);
         return;
     }
-    relay_start(request, &change_plan, VIEW("POST"), &request->route, &deadlines);
+    relay_start(request, &purge_plan, VIEW("POST"), &request->route, &deadlines);
 }
 
 void forward_requests(struct request *request)

@@ -200,7 +200,11 @@ static void apply_ttl(struct request *request, const struct flight_answer *answe
     struct store_job job = {.endpoint = request->route.endpoint, .id = request->route.job};
 
     if (!answer->result) {
-        start_alone(request, &alone_plan); /* the upstream's answer to it is the caller's */
+        if (flight_post_watch(request->gateway->shared, &job, request->route.ttl_ms)) {
+            start_alone(request, &alone_plan); /* the upstream's answer to it is the caller's */
+        } else {
+            request_refuse(request, PROBLEM_OVERLOADED, 1);
+        }
         return;
     }
     if (!flight_post_ttl(request->gateway->shared, &job, request->route.ttl_ms)) {

@@ -214,7 +214,9 @@ enum store_operation {
 
     /* ---- purge ---- */
 
-    /* Marks the team's IN_QUEUE jobs of `endpoint` as to be cancelled. reply.count. Durable. */
+    /* Marks the team's IN_QUEUE jobs of `endpoint` as to be cancelled; with `ended`, upstream has
+     * purged them already: marked only, so that it is known why they are gone. reply.count. Durable.
+     */
     STORE_MARK_PURGED,
     /* At most `limit` marked jobs of any endpoint, leased for cancelling for lease_ms.
      * reply.jobs. */

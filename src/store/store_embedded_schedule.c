@@ -291,10 +291,12 @@ enum store_result embedded_mark_purged(struct embedded_work *work)
         "UPDATE jobs SET purged=1,cancel_due_ms=?3 WHERE endpoint=?1 AND ready=1 AND team=?2"
         " AND state='IN_QUEUE' AND cancel_due_ms IS NULL",
     };
+    struct embedded_value cancel_due =
+        work->question->ended ? embedded_null() : embedded_number(work->now_ms);
 
     for (size_t i = 0; i < ARRAY_LENGTH(marks); i++) {
         EMBEDDED_RUN(work->connection, marks[i], embedded_text(work->question->endpoint),
-                     embedded_text(work->question->team), embedded_number(work->now_ms));
+                     embedded_text(work->question->team), cancel_due);
         work->reply->count += embedded_changed(work->connection);
     }
     return STORE_OK;

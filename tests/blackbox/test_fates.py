@@ -44,6 +44,10 @@ def running(job):
     return faults.response(body=b'{"id":"%s","status":"IN_PROGRESS"}' % job.encode())
 
 
+def queued(job):
+    return faults.response(body=b'{"id":"%s","status":"IN_QUEUE"}' % job.encode())
+
+
 def result_bytes(job, output=b'{"a":1}'):
     return b'{"id":"%s","status":"COMPLETED","output":%s}' % (job.encode(), output)
 
@@ -391,3 +395,35 @@ def test_what_cant_be_stored_is_asked_for_until_it_can(podgate, lab, backend_res
         assert status(gateway, job, name.replace("_", "-")).body == result_bytes(job)
     lines = gateway.log_lines("result_bad")
     assert {line["job"] for line in lines} == set(jobs.values())
+
+
+def test_what_a_purge_of_all_took_away_is_cancelled_and_not_lost(podgate, lab):
+    """Upstream says 404 for purged jobs, other teams' too."""
+    ours, theirs = harness.make_key("ours"), harness.make_key("theirs")
+    upstream = Upstream()
+    upstream.says = dict.fromkeys(("job-1-u1", "job-2-u1"), queued)
+    gateway = podgate(lab.scripted(upstream), harness.merge(FAST, {**AT_ONCE, "team": {
+        "one": {"key": {"ours": harness.key_section(ours)}},
+        "two": {"key": {"theirs": harness.key_section(theirs)}}}}))
+    jobs = {key: gateway.request("POST", "/v2/ep/run", key.text, {"input": {"a": 1}}).json["id"]
+            for key in (ours, theirs)}
+    gateway.request("POST", "/v2/ep/purge-queue", ours.text)
+    for job in jobs.values():
+        upstream.says[job] = NOT_FOUND
+    harness.wait_until(lambda: ended(gateway, "cancelled") == 2, 20)
+    for key, job in jobs.items():
+        reply = gateway.request("GET", f"/v2/ep/status/{job}", key.text)
+        assert (reply.status, reply.json["status"]) == (200, "CANCELLED")
+    assert ended(gateway, "lost") == 0
+
+
+def test_a_job_whose_result_upstream_keeps_for_a_moment_only_is_seen_in_time(podgate, make_sim):
+    """?ttl= was told while the job ran, and the collector would look much later."""
+    sim = make_sim("--workers", "5")
+    gateway = podgate(sim, {"collector": {"first_poll": "30s", "max_poll": "30s"}})
+    job = submit(gateway, input={"mock_return": 1, "mock_delay": 2500})
+    assert status(gateway, job, query="?ttl=2000").status == 200
+    harness.wait_until(lambda: ended(gateway, "completed") == 1, 6)
+    harness.wait_until(lambda: wire.request(sim.port, "GET", f"/v2/ep/status/{job}",
+                                            sim.key).status == 404, 20)
+    assert status(gateway, job).json["output"] == 1
