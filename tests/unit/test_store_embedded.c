@@ -85,17 +85,6 @@ static uint64_t metric(size_t family, size_t first, size_t second)
     return metrics_sum(suite_instances[0].metrics, family, first, second);
 }
 
-static void wait_for(enum store_state state)
-{
-    uint64_t until_ms = suite_real_ms() + SUITE_FOREVER_MS;
-
-    while (store_state(suite_instances[0].store) != state) {
-        cr_assert_lt(suite_real_ms(), until_ms, "the state stays %d",
-                     store_state(suite_instances[0].store));
-        suite_step();
-    }
-}
-
 TestSuite(store_file, .init = suite_set_up, .fini = suite_tear_down, .timeout = 60);
 
 /* ---- the file itself ------------------------------------------------------------------------- */
@@ -417,6 +406,17 @@ Test(store_file, a_broken_row_leaves_the_schedule_so_that_others_are_polled)
 /* ---- a disk that fails ----------------------------------------------------------------------- */
 
 #ifdef PODGATE_FAULTS
+
+static void wait_for(enum store_state state)
+{
+    uint64_t until_ms = suite_real_ms() + SUITE_FOREVER_MS;
+
+    while (store_state(suite_instances[0].store) != state) {
+        cr_assert_lt(suite_real_ms(), until_ms, "the state stays %d",
+                     store_state(suite_instances[0].store));
+        suite_step();
+    }
+}
 
 static void set_faults(const char *rules)
 {
