@@ -326,8 +326,8 @@ MUST_CHECK const char *config_parse_address(struct view text, struct config_addr
 /* "90s" in ms, s, m, h or d; "0" needs no unit. False: not that, or too large. */
 MUST_CHECK bool config_parse_duration(struct view text, uint64_t *duration_ms);
 
-/* "2027-01-01" (its beginning, UTC) or an RFC 3339 date-time, not before 1970; fractions of a second
- * are dropped. False: not that. */
+/* "2027-01-01" (its beginning, UTC) or an RFC 3339 date-time, not before 1970; what is finer than a
+ * millisecond is dropped. False: not that. */
 MUST_CHECK bool config_parse_date(struct view text, uint64_t *wall_ms);
 
 /* True for a name that a team may have: at most 64 letters, digits and _.- */

@@ -185,10 +185,13 @@ bool config_parse_date(struct view text, uint64_t *wall_ms)
     if (!take_number(&text, 2, ':', 23, &hour) || !take_number(&text, 2, ':', 59, &minute) ||
         !take_number(&text, 2, '\0', 60, &second))
         return false;
+    uint64_t milliseconds = 0;
     if (text.length > 0 && text.data[0] == '.') {
         size_t digits = count_digits(view_skip(text, 1));
         if (digits == 0)
             return false;
+        for (size_t i = 1; i <= 3; i++)
+            milliseconds = milliseconds * 10 + (i <= digits ? (uint64_t)(text.data[i] - '0') : 0);
         text = view_skip(text, 1 + digits);
     }
     int64_t offset_minutes;
@@ -198,6 +201,6 @@ bool config_parse_date(struct view text, uint64_t *wall_ms)
         (int64_t)(days * 86400 + hour * 3600 + minute * 60 + second) - offset_minutes * 60;
     if (seconds < 0)
         return false;
-    *wall_ms = (uint64_t)seconds * 1000;
+    *wall_ms = (uint64_t)seconds * 1000 + milliseconds;
     return true;
 }

@@ -230,7 +230,9 @@ Test(route, reads_since_as_a_date_a_time_or_milliseconds)
     } cases[] = {
         {VIEW("/v2/e/jobs?since=1970-01-02"), 86400000},
         {VIEW("/v2/e/jobs?since=2026-11-24T15:04:05Z"), 1795532645000},
-        {VIEW("/v2/e/jobs?since=2026-11-24T15:04:05.678Z"), 1795532645000},
+        {VIEW("/v2/e/jobs?since=2026-11-24T15:04:05.678Z"), 1795532645678},
+        {VIEW("/v2/e/jobs?since=2026-11-24T15:04:05.6789Z"), 1795532645678},
+        {VIEW("/v2/e/jobs?since=2026-11-24T15:04:05.6Z"), 1795532645600},
         {VIEW("/v2/e/jobs?since=2026-11-24T16%3A04%3a05%2B01:00"), 1795532645000},
         {VIEW("/v2/e/jobs?since=0"), 0},
     };
