@@ -562,6 +562,8 @@ Test(stream_log, waits_for_a_job_that_upstream_does_not_know_yet)
     EXPECT_STREAM(&caller, RUNS(ONE(0)));
 }
 
+#ifdef PODGATE_FAULTS
+
 /* ---- a store that fails */
 
 Test(stream_log, hands_on_what_it_can_not_write_and_writes_it_later)
@@ -581,6 +583,8 @@ Test(stream_log, hands_on_what_it_can_not_write_and_writes_it_later)
     stream_says(RUNS(ONE(1)));
     EXPECT_STREAM(&caller, RUNS(ONE(1)));
 }
+
+#endif
 
 /* ---- captured */
 
