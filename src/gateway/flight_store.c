@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "gateway/collector.h"
 #include "gateway/flight_private.h"
+#include "gateway/job_facts.h"
 #include "model/metric_catalogue.h"
 #include "store/result_codec.h"
 
@@ -102,45 +103,19 @@ void flight_settle_poll(struct flight *flight, const struct flight_answer *answe
 
 /* ---- storing an end -------------------------------------------------------------------------- */
 
-static enum metric_end end_of(enum job_state state, enum store_fate fate)
-{
-    if (fate == STORE_FATE_TOO_LARGE) {
-        return METRIC_END_TOO_LARGE;
-    }
-    switch (state) {
-    case JOB_COMPLETED: return METRIC_END_COMPLETED;
-    case JOB_CANCELLED: return METRIC_END_CANCELLED;
-    case JOB_TIMED_OUT: return METRIC_END_TIMED_OUT;
-    case JOB_LOST: return METRIC_END_LOST;
-    case JOB_TTL_EXPIRED: return METRIC_END_TTL_EXPIRED;
-    case JOB_FAILED:
-    case JOB_IN_QUEUE:
-    case JOB_IN_PROGRESS:
-    case JOB_RUNNING: break;
-    }
-    return METRIC_END_FAILED;
-}
-
 static void tell_of_end(struct flight *flight)
 {
-    struct gateway *gateway = gateway_of(flight);
     const struct flight_ending *ending = &flight->ending;
-    enum log_level level = ending->state == JOB_LOST ? LOG_LEVEL_ERROR : LOG_LEVEL_INFO;
-    struct log_line *line =
-        log_begin(gateway->log, level, ending->state == JOB_LOST ? "job_lost" : "job_ended");
+    struct job_end end = {
+        .team = view_make(flight->record.team, flight->record.team_length),
+        .endpoint = flight_endpoint(flight),
+        .job = flight_job_id(flight),
+        .state = ending->state,
+        .fate = ending->fate,
+        .execution_ms = ending->execution_ms,
+    };
 
-    log_text(line, "team", view_make(flight->record.team, flight->record.team_length));
-    log_text(line, "endpoint", flight_endpoint(flight));
-    log_text(line, "job", flight_job_id(flight));
-    log_string(line, "state", job_state_text(ending->state));
-    if (ending->fate == STORE_FATE_TOO_LARGE) {
-        log_string(line, "result", "too_large");
-    }
-    if (ending->execution_ms != UINT64_MAX) {
-        log_number(line, "execution_ms", ending->execution_ms);
-    }
-    log_end(line);
-    metrics_add(gateway->metrics, METRIC_JOBS_ENDED, end_of(ending->state, ending->fate), 0, 1);
+    job_facts_tell_end(gateway_of(flight), &end);
 }
 
 void flight_clear_ending(struct flight *flight)
