@@ -294,11 +294,22 @@ static void make_reserve(struct embedded *embedded)
     free(path);
 }
 
+/* The file never shrinks, but what comes next is written where results have gone. */
+static uint64_t free_in_file(struct embedded *embedded)
+{
+    uint64_t pages;
+
+    pthread_mutex_lock(&embedded->keeper_lock);
+    pages = embedded_query_number(&embedded->keeper, "PRAGMA freelist_count", NULL, 0, 0);
+    pthread_mutex_unlock(&embedded->keeper_lock);
+    return pages * EMBEDDED_PAGE_BYTES;
+}
+
 static void watch_room(struct embedded *embedded)
 {
     uint64_t free_bytes;
     uint64_t total_bytes;
-    bool is_low;
+    uint64_t low_bytes;
 
     if (!look_at_disk(embedded, &free_bytes, &total_bytes)) {
         return;
@@ -312,10 +323,14 @@ static void watch_room(struct embedded *embedded)
         make_reserve(embedded);
         free_bytes -= embedded->reserve_bytes;
     }
-    is_low = !atomic_load(&embedded->has_reserve) || free_bytes < embedded->reserve_bytes;
+    if (free_bytes >= embedded->reserve_bytes / 2) { /* the log needs room outside of the file */
+        free_bytes += free_in_file(embedded);
+    }
+    low_bytes = embedded->reserve_bytes * (atomic_load(&embedded->has_reserve) ? 1 : 2);
     /* Not at the same mark in and out, or each submit would change it. */
-    if (is_low || free_bytes > embedded->reserve_bytes + embedded->reserve_bytes / 2) {
-        embedded_set_trouble(embedded, EMBEDDED_KEEPER, EMBEDDED_TROUBLE_ROOM, is_low);
+    if (free_bytes < low_bytes || free_bytes > low_bytes + embedded->reserve_bytes / 2) {
+        embedded_set_trouble(embedded, EMBEDDED_KEEPER, EMBEDDED_TROUBLE_ROOM,
+                             free_bytes < low_bytes);
     }
 }
 
@@ -409,6 +424,12 @@ static void keep(struct embedded *embedded)
     unsigned troubles = atomic_load(&embedded->troubles);
 
     embedded_watch_clock(embedded, EMBEDDED_KEEPER);
+    if (troubles & EMBEDDED_TROUBLE_ROOM) {
+        /* A long delete made the log long; it is given back, or there would be no room again. */
+        bool is_copied = embedded_checkpoint(embedded, EMBEDDED_KEEPER, true);
+
+        (void)is_copied; /* else it is tried again in a second */
+    }
     watch_room(embedded);
     if (troubles & EMBEDDED_TROUBLE_SYNC && embedded_checkpoint(embedded, EMBEDDED_KEEPER, true)) {
         embedded_set_trouble(embedded, EMBEDDED_KEEPER, EMBEDDED_TROUBLE_SYNC, false);
