@@ -370,6 +370,8 @@ def test_what_cant_be_stored_is_asked_for_until_it_can(podgate, lab, backend_res
     wanted = {reason for reason, _ in BAD.values()}
     harness.wait_until(lambda: all(gateway.metric("podgate_results_bad_total", reason=reason) >= 1
                                    for reason in wanted), 15)
+    harness.wait_until(lambda: {line["job"] for line in gateway.log_lines("result_bad")}
+                       == set(jobs.values()), 15)
     good = {}  # beside each that isn't
     for name in BAD:
         good[name] = submit(gateway, name.replace("_", "-"))
@@ -393,8 +395,6 @@ def test_what_cant_be_stored_is_asked_for_until_it_can(podgate, lab, backend_res
     harness.wait_until(lambda: ended(gateway, "completed") == before + len(jobs), 30)
     for name, job in jobs.items():
         assert status(gateway, job, name.replace("_", "-")).body == result_bytes(job)
-    lines = gateway.log_lines("result_bad")
-    assert {line["job"] for line in lines} == set(jobs.values())
 
 
 def test_what_a_purge_of_all_took_away_is_cancelled_and_not_lost(podgate, lab):
