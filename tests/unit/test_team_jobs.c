@@ -243,7 +243,7 @@ Test(team_jobs, pages_follow_their_cursors_to_the_end)
     unsigned pages = 0;
 
     for (int i = 0; i < 5; i++) {
-        char name[8];
+        char name[16];
 
         snprintf(name, sizeof name, "j%d", i);
         enter_job("abc", name);
@@ -275,7 +275,7 @@ Test(team_jobs, a_long_page_comes_whole)
     json_t *answer;
 
     for (int i = 0; i < 150; i++) {
-        char name[8];
+        char name[16];
 
         snprintf(name, sizeof name, "j%d", i);
         enter_job("abc", name);
