@@ -28,13 +28,17 @@ enum store_result embedded_append_chunks(struct embedded_work *work)
     if (result != STORE_OK) {
         return result;
     }
+    before = row;
+    if (work->embedded->is_spool && row.job.generation == question->generation &&
+        row.job.chunk_count < question->from) {
+        row.job.chunk_count = question->from; /* Redis has what came before */
+    }
     if (row.job.generation != question->generation || row.job.chunk_count != question->from ||
         !takes_chunks(work, &row.job)) {
         embedded_reply_job(work, &row);
         embedded_done(statement);
         return STORE_CONFLICT;
     }
-    before = row;
     for (uint32_t i = 0; i < question->chunk_count; i++) {
         struct view chunk = view_first(bytes, question->chunk_lengths[i]);
 
@@ -145,6 +149,11 @@ enum store_result embedded_set_cursor(struct embedded_work *work)
 
     if (result != STORE_OK) {
         return result;
+    }
+    if (question->generation > 0 && row.job.generation != question->generation) {
+        embedded_reply_job(work, &row); /* a late write must not skip chunks of a retried run */
+        embedded_done(statement);
+        return STORE_CONFLICT;
     }
     EMBEDDED_RUN(work->connection,
                  "INSERT OR REPLACE INTO cursors(row,consumer,position,ended) VALUES(?1,?2,?3,?4)",

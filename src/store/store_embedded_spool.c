@@ -279,6 +279,8 @@ enum store_result embedded_mark_drained(struct embedded_work *work)
         row.ready = false;
         row.lease_instance = view_make(NULL, 0);
         embedded_save_row(work, &before, &row);
+        /* Callers read on there: what stands here is soon too old to be told again. */
+        EMBEDDED_RUN(work->connection, "DELETE FROM cursors WHERE row=?1", embedded_row_id(row.id));
         embedded_done(statement);
     }
     return result;

@@ -135,6 +135,10 @@ void spool_end_write(struct spool *spool, struct view endpoint, struct view id, 
 /* A job that began in the spool. Any thread. */
 void spool_remember_news(struct spool *spool, const struct store_job *job, bool is_whole);
 
+/* Redis has what the spool knew of it, and its readers go on there: the spool has no longer the
+ * whole of it. Any thread. */
+void spool_note_told(struct spool *spool, struct view endpoint, struct view id);
+
 /* Redis has it. False: a write came in between. Any thread. */
 bool spool_note_drained(struct spool *spool, struct view endpoint, struct view id, bool has_ended);
 

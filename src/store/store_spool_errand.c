@@ -503,10 +503,15 @@ static void on_step(void *argument, const struct store_reply *reply)
 static void advance(struct spool_errand *errand)
 {
     struct store_question question = question_of(errand);
-    bool is_asked = is_redis_step(errand->step)
-                        ? spool_ask_redis(errand->client, &question, on_step, errand)
-                        : spool_ask_file(errand->client, &question, on_step, errand);
+    bool is_asked;
 
+    if (errand->step == STEP_MARK && is_about_job(errand)) {
+        /* Before the file drops its cursors: from then on Redis is to be asked for them. */
+        spool_note_told(errand->client->spool, question.endpoint, question.job);
+    }
+    is_asked = is_redis_step(errand->step)
+                   ? spool_ask_redis(errand->client, &question, on_step, errand)
+                   : spool_ask_file(errand->client, &question, on_step, errand);
     if (!is_asked) {
         end_errand(errand, true);
     }

@@ -254,6 +254,18 @@ void spool_end_write(struct spool *spool, struct view endpoint, struct view id, 
     pthread_mutex_unlock(&spool->lock);
 }
 
+void spool_note_told(struct spool *spool, struct view endpoint, struct view id)
+{
+    struct spool_job *job;
+
+    pthread_mutex_lock(&spool->lock);
+    job = find(spool, endpoint, id);
+    if (job) {
+        job->is_whole = false;
+    }
+    pthread_mutex_unlock(&spool->lock);
+}
+
 bool spool_note_drained(struct spool *spool, struct view endpoint, struct view id, bool has_ended)
 {
     struct spool_job *job;

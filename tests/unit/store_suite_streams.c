@@ -176,6 +176,16 @@ Test(store_streams, each_consumer_has_a_cursor_of_its_own)
     }
 }
 
+Test(store_streams, a_cursor_of_another_generation_is_not_taken)
+{
+    add_stream();
+    EXPECT(STORE_OK, .operation = STORE_SET_CURSOR, ABOUT("job-1"), .consumer = VIEW("a"),
+           .from = 1, .generation = 1);
+    EXPECT(STORE_CONFLICT, .operation = STORE_SET_CURSOR, ABOUT("job-1"), .consumer = VIEW("a"),
+           .from = 3, .generation = 2);
+    cr_assert_eq(cursor_of("a")->cursor_position, 1);
+}
+
 Test(store_streams, a_cursor_is_put_back)
 {
     add_stream();

@@ -250,6 +250,66 @@ Test(store_spool, chunks_and_cursors_of_an_outage_follow_those_before)
     cr_assert_eq(reply->cursor_position, 2);
 }
 
+/* The spool heard last of a job's chunks when it leased the job; Redis has had more since. */
+Test(store_spool, chunks_that_redis_took_unheard_of_are_not_written_over)
+{
+    static const uint32_t lengths[] = {3};
+    struct store_question append = {.operation = STORE_APPEND_CHUNKS,
+                                    ABOUT("job-1"),
+                                    .generation = 1,
+                                    .chunks = suite_body(VIEW("one")),
+                                    .chunk_lengths = lengths,
+                                    .chunk_count = 1};
+    const struct store_reply *reply;
+
+    accept_job(1, VIEW("job-1"), 0);
+    EXPECT_THAT(STORE_OK, append);
+    lose_redis();
+    append.from = 1;
+    append.chunks = suite_body(VIEW("two"));
+    EXPECT_THAT(STORE_OK, append);
+    EXPECT_THAT(STORE_CONFLICT, append);
+    append.generation = 2;
+    append.from = 9;
+    cr_assert_eq(EXPECT_THAT(STORE_CONFLICT, append)->job.chunk_count, 2);
+    find_redis();
+    reply = EXPECT_OF(1, STORE_OK, .operation = STORE_READ_CHUNKS, ABOUT("job-1"), .limit = 9,
+                      .limit_bytes = 99);
+    cr_assert_view(body_view(reply->body), VIEW("onetwo"));
+}
+
+/* It is Redis's from then on; what the file still had would be told again, too old by then. */
+Test(store_spool, a_cursor_of_an_outage_is_not_told_again_in_the_next_one)
+{
+    static const char *const jobs[] = {"job-1", "job-2"};
+
+    accept_job(1, VIEW("job-1"), 0);
+    lose_redis();
+    accept_job(2, VIEW("job-2"), 0);
+    for (size_t i = 0; i < ARRAY_LENGTH(jobs); i++) {
+        EXPECT(STORE_OK, .operation = STORE_SET_CURSOR, .endpoint = ENDPOINT,
+               .job = view_of_string(jobs[i]), .consumer = KEY, .from = 2);
+    }
+    find_redis();
+    for (size_t i = 0; i < ARRAY_LENGTH(jobs); i++) {
+        EXPECT(STORE_OK, .operation = STORE_SET_CURSOR, .endpoint = ENDPOINT,
+               .job = view_of_string(jobs[i]), .consumer = KEY, .from = 7);
+    }
+    suite_close(1);
+    lose_redis();
+    for (size_t i = 0; i < ARRAY_LENGTH(jobs); i++) {
+        EXPECT(STORE_AWAY, .operation = STORE_GET_CURSOR, .endpoint = ENDPOINT,
+               .job = view_of_string(jobs[i]), .consumer = KEY);
+    }
+    find_redis();
+    for (size_t i = 0; i < ARRAY_LENGTH(jobs); i++) {
+        cr_assert_eq(EXPECT_OF(1, STORE_OK, .operation = STORE_GET_CURSOR, .endpoint = ENDPOINT,
+                               .job = view_of_string(jobs[i]), .consumer = KEY)
+                         ->cursor_position,
+                     7);
+    }
+}
+
 Test(store_spool, a_retry_of_an_outage_is_redis_s_next_generation)
 {
     struct store_question failed = result_question(VIEW("job-1"), VIEW("failed"));
@@ -358,9 +418,8 @@ Test(store_spool, a_redis_that_comes_back_empty_is_told_again)
     suite_open(1);
     do {
         cr_assert_lt(suite_real_ms(), until_ms, "it is never told again");
-        reply = suite_ask(1, &(struct store_question){.operation = STORE_LIST_JOBS,
-                                                      .team = TEAM,
-                                                      .limit = 10});
+        reply = suite_ask(
+            1, &(struct store_question){.operation = STORE_LIST_JOBS, .team = TEAM, .limit = 10});
     } while (reply->result != STORE_OK || reply->count < 3);
     wait_until_drained();
     reply = other_has(VIEW("job-2"));
