@@ -135,8 +135,9 @@ def test_caller_that_leaves_does_not_disturb_the_others(gateway, endpoint):
 
 
 def test_nobody_left_nobody_asks(lab, podgate, make_sim):
+    """But for the collector, which is made to look an hour later here."""
     sim = make_sim()
-    gateway = podgate(sim)
+    gateway = podgate(sim, {"collector": {"first_poll": "1h", "max_poll": "1h"}})
     job = gateway.request("POST", "/v2/ep/run", gateway.key,
                           {"input": {"mock_delay": 3600000}}).json["id"]
     with gateway.connect() as connection:
