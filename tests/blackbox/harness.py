@@ -446,6 +446,13 @@ class Podgate(Program):
             self.check_log()
         finally:
             self.forget_ports()
+            self.drop_reserves()
+
+    def drop_reserves(self):
+        """What each store holds back of the disk (64 MiB) would soon fill it when tests keep it."""
+        path = pathlib.Path(self.effective["store"]["path"])
+        for reserve in path.parent.glob(path.name + "*.reserve"):
+            reserve.unlink(missing_ok=True)
 
     # ---- log -------------------------------------------------------------------------------------
 
