@@ -377,6 +377,7 @@ class Podgate(Program):
         self.arguments = arguments
         self.extra_text = extra_text
         self.ports = []
+        self.effective = {}
         self.expected_errors = []
         self.checked_to = 0
         self.config_path = self.directory / "podgate.conf"
@@ -450,6 +451,8 @@ class Podgate(Program):
 
     def drop_reserves(self):
         """What each store holds back of the disk (64 MiB) would soon fill it when tests keep it."""
+        if not self.effective:
+            return  # never started
         path = pathlib.Path(self.effective["store"]["path"])
         for reserve in path.parent.glob(path.name + "*.reserve"):
             reserve.unlink(missing_ok=True)
