@@ -47,34 +47,46 @@ static struct flight_answer *fail_poll(struct flight *flight, struct flight_answ
     return answer;
 }
 
-/* The last known state of a job that upstream doesn't know just now, in its own shape. */
+/* A job's state in the upstream's own shape, where the upstream has no words for it. NULL without
+ * memory. */
+static struct body *state_body(struct flight *flight, enum job_state state)
+{
+    char storage[STATE_BODY_BYTES];
+    struct builder text;
+    struct body *body;
+
+    builder_init(&text, storage, sizeof storage);
+    builder_append(&text, VIEW("{\"id\":\""));
+    builder_append(&text, flight_job_id(flight));
+    builder_append(&text, VIEW("\",\"status\":\""));
+    builder_append(&text, view_of_string(job_state_text(state)));
+    builder_append(&text, VIEW("\"}"));
+    body = body_create(gateway_of(flight)->shared->budget, builder_view(&text).length + 1);
+    if (body && !body_append(body, builder_view(&text))) {
+        body_unref(body);
+        body = NULL;
+    }
+    builder_clear(&text);
+    return body;
+}
+
+/* The last known state of a job that upstream doesn't know just now. */
 static struct flight_answer *last_known(struct flight *flight, struct flight_answer *answer)
 {
     struct flight_answer *known;
-    char storage[STATE_BODY_BYTES];
-    struct builder text;
 
     if (flight->good) {
         flight_answer_unref(answer);
         return flight_answer_ref(flight->good);
     }
     known = flight_answer_create();
-    builder_init(&text, storage, sizeof storage);
-    builder_append(&text, VIEW("{\"id\":\""));
-    builder_append(&text, flight_job_id(flight));
-    builder_append(&text, VIEW("\",\"status\":\""));
-    builder_append(&text, view_of_string(job_state_text(flight->record.state)));
-    builder_append(&text, VIEW("\"}"));
     if (known) {
-        known->body =
-            body_create(gateway_of(flight)->shared->budget, builder_view(&text).length + 1);
+        known->body = state_body(flight, flight->record.state);
     }
-    if (!known || !known->body || !body_append(known->body, builder_view(&text))) {
-        builder_clear(&text);
+    if (!known || !known->body) {
         flight_answer_unref(known);
         return answer;
     }
-    builder_clear(&text);
     known->status = 200;
     known->is_json = true;
     known->made_here = true;
@@ -86,21 +98,11 @@ static struct flight_answer *last_known(struct flight *flight, struct flight_ans
 /* Purged and gone: what upstream would have said of it. */
 static bool end_as_cancelled(struct flight *flight)
 {
-    char storage[STATE_BODY_BYTES];
-    struct builder text;
-    struct body *body;
+    struct body *body = state_body(flight, JOB_CANCELLED);
 
-    builder_init(&text, storage, sizeof storage);
-    builder_append(&text, VIEW("{\"id\":\""));
-    builder_append(&text, flight_job_id(flight));
-    builder_append(&text, VIEW("\",\"status\":\"CANCELLED\"}"));
-    body = body_create(gateway_of(flight)->shared->budget, builder_view(&text).length + 1);
-    if (!body || !body_append(body, builder_view(&text))) {
-        body_unref(body);
-        builder_clear(&text);
+    if (!body) {
         return false;
     }
-    builder_clear(&text);
     flight_begin_ending(flight, JOB_CANCELLED, STORE_FATE_KEPT);
     flight_store_result(flight, body);
     return true;
